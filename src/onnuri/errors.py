@@ -1,0 +1,48 @@
+"""The five ways in which Onnuri says no. Each is a message for a person; the command line ends with exit code 2."""
+
+from difflib import get_close_matches
+from typing import Iterable
+
+
+class OnnuriError(Exception):
+    """What is wrong, what was found, what would work and what to type. All faults of one input at once."""
+
+    def __init__(self, *faults: str, hint: str = ""):
+        self.faults, self.hint = faults, hint
+        super().__init__("\n".join(faults) + (f"\n  try: {hint}" if hint else ""))
+
+
+class BadInput(OnnuriError):
+    """A model folder or a data source is not what it must be."""
+
+
+class BadSettings(OnnuriError):
+    """A setting is unknown, out of range, or would have no effect."""
+
+
+class Refusal(OnnuriError):
+    """The operation is sound but this model cannot take it: `why`, and what to do `instead`."""
+
+    def __init__(self, why: str, instead: str):
+        self.why, self.instead = why, instead
+        super().__init__(why, hint=instead)
+
+
+class BrokenPromise(OnnuriError):
+    """An operation ran, its result was measured, and the measurement broke a promise."""
+
+
+class UnknownName(OnnuriError):
+    """No family, operation, runtime or recipe has that name."""
+
+
+def propose(wrong: str, known: Iterable[str]) -> str:
+    """A message part: the close matches of `wrong`, else all that is known."""
+    known = sorted(known)
+    near = get_close_matches(wrong, known, n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+
+
+def needs_extra(extra: str, package: str) -> OnnuriError:
+    """The error for an optional library that is not installed: it names the extra that brings it."""
+    return BadInput(f"this needs {package}, which is not installed", hint=f"pip install 'onnuri[{extra}]'")

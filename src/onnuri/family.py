@@ -1,0 +1,150 @@
+"""The narrow waist: what every kind of model states about itself, and nothing about what will be done with it.
+
+Letters in the signatures: B records in a batch, T places in a record, D the values at one place.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from .data import Kind, Record, Records
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, "Tensor"]
+Outputs = tuple["Tensor", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model. Every fact is total: there is no optional member."""
+
+    name: str
+    tag: str
+    """The Hugging Face Hub's pipeline tag that it answers."""
+
+    kind: Callable[[Any], Literal["logits", "values"]]
+    """assets -> what `outputs` holds: scores before a softmax over the last axis, or plain quantities."""
+
+    claims: Callable[[Path], bool]
+    """Is this folder mine? Looks at the folder's own description, loads nothing."""
+
+    read: Callable[[Path, bool], tuple[nn.Module, Any]]
+    """(folder, empty) -> (net, assets). `empty`: the right modules, weights not loaded. The library's own loader,
+    its loading report checked: a missing, unexpected or unlike tensor is BadInput."""
+
+    write: Callable[[nn.Module, Any, Path, bool], None]
+    """(net, assets, folder, weights): the inverse of `read`. weights=False writes config and processors only."""
+
+    start: Callable[[dict, Records, torch.Generator], tuple[nn.Module, Any]]
+    """(config, records, generator) -> (net, assets): a new model. Labels, columns, scales and vocabulary are learnt
+    from the records first. `config` overrides the family's defaults; an unknown key is BadSettings."""
+
+    adopt: Callable[[Path, Records, torch.Generator], tuple[nn.Module, Any]]
+    """(folder, records, generator) -> (net, assets): another family's folder, or mine with other labels: the body is
+    kept, the head is new, the labels are those of the records."""
+
+    like: Callable[[nn.Module, Any, float, torch.Generator], tuple[nn.Module, Any]]
+    """(net, assets, scale, generator) -> (net, assets): a fresh net of the same design that answers the same question;
+    every width times `scale`. scale 1 has exactly the same shapes."""
+
+    fields: Callable[[Any], tuple[dict[str, Kind], tuple[str, Kind]]]
+    """assets -> (question {name: kind}, answer (name, kind))."""
+
+    axis: Callable[[Any], Hashable]
+    """assets -> what the last axis of `outputs` means: the tuple of labels, a vocabulary's digest, pixels."""
+
+    collate: Callable[[Sequence[Record], Any, Sequence[torch.Generator]], Batch]
+    """(records, assets, generators) -> batch, tensors with B first. Data noise enters here, one generator per record,
+    so that a batch can be cut anywhere. The answer may be absent."""
+
+    loss: Callable[[nn.Module, Batch, str], tuple["Tensor", "Tensor"]]
+    """(net, batch, player) -> (total (B,), count (B,)): per example a sum and a count, never a mean."""
+
+    outputs: Callable[[nn.Module, Batch], Outputs]
+    """(net, batch) -> (values (B, T, D), mask (B, T) bool). Answers in the batch are not read."""
+
+    sample: Callable[[nn.Module, Any, Sequence[Record], Sequence[torch.Generator]], list[Record]]
+    """(net, assets, records, generators) -> records with the answer's field and ANSWER_scores filled in."""
+
+    score: Callable[[Sequence[Record], Sequence[Record], Any], dict[str, float]]
+    """(records, answers of `sample`, assets) -> {metric: value}, the field's standard metrics."""
+
+    headline: Callable[[Any], tuple[str, Literal["up", "down"]]]
+    """assets -> the metric by which promises judge, and its better direction."""
+
+    players: Callable[[nn.Module], dict[str, nn.Module]]
+    """net -> {name: module trained by one loss}. {} where nothing follows a gradient. The first judges records."""
+
+    blocks: Callable[[nn.Module], dict[str, tuple[nn.Module, int]]]
+    """net -> {name: (module, feature axis)}: where activations can be read."""
+
+    tiny: Callable[[], dict]
+    """A config for `start` that makes a complete model in a moment."""
+
+    toy: Callable[[int, int], Records]
+    """(n, seed) -> records on which a tiny model learns something."""
+
+
+class Session(nn.Module):
+    """A net that another runtime executes. Called with a batch it gives what `outputs` gives; it has no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["original"] = None
+
+    original: nn.Module
+    """The net it was made from, on the meta device: for the config, never run. Kept out of the sub-modules."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+
+    def forward(self, batch: Batch) -> Outputs:
+        raise AssertionError("a runtime overrides this")
+
+    def save(self, folder: Path) -> None:
+        """Write what the runtime executes into the model folder."""
+        raise AssertionError("a runtime overrides this")
+
+
+def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch], Outputs]:
+    """Decorates a family's `outputs`: a net that is a Session answers for itself."""
+
+    @wraps(outputs)
+    def run(net: nn.Module, batch: Batch) -> Outputs:
+        return net(batch) if isinstance(net, Session) else outputs(net, batch)
+
+    return run
+
+
+class Generators(Sequence):
+    """One random generator per record, made when asked for. `keys` are the records' own numbers: the same record gets
+    the same noise however the batch is cut."""
+
+    def __init__(self, seed: int, keys: Sequence[int]):
+        self.seed, self.keys = seed, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Generators(self.seed, self.keys[index])
+        return torch.Generator().manual_seed(mix(self.seed, int(self.keys[index])))
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers (splitmix64): near inputs give unlike seeds."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return state >> 1

@@ -1,0 +1,181 @@
+"""Hugging Face folders: opened by the library's own loader with its report checked, written by the library's own writer.
+
+What is guarded here because the libraries do not: missing tensors would be filled with random numbers, pickles would be
+read unasked, a config may name code or a path outside the folder.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .errors import BadInput
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
+CONFIGS = ("config.json", "model_index.json", "tokenizer_config.json", "preprocessor_config.json")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object; BadInput when it is missing, malformed, not UTF-8 or no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def peek(folder: Path) -> dict:
+    """`config.json` for a family's `claims`: {} where there is none or it cannot be read."""
+    try:
+        return read_json(folder / "config.json")
+    except BadInput:
+        return {}
+
+
+def check_folder(folder: Path) -> None:
+    """Raise BadInput, with every fault at once, unless the folder is safe to open."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder", hint="name a model folder")
+    faults = [f"{folder / name} names code to run (auto_map); Onnuri runs no code from a model folder"
+              for name in CONFIGS if (folder / name).exists() and "auto_map" in read_json(folder / name)]
+    files = sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink())
+    faults += [f"{p} leads outside the folder" for p in files if p.is_symlink() and escapes(p, folder)]
+    faults += [f"{p}: the index names {name!r}, which leads outside the folder"
+               for p in files if p.name.endswith(".safetensors.index.json")
+               for name in sorted(set(read_json(p).get("weight_map", {}).values()))
+               if not within(p.parent / str(name), folder)]
+    faults += [fault for p in files if p.suffix == ".safetensors" for fault in check_safetensors(p)]
+    if not any(p.suffix == ".safetensors" for p in files):
+        faults += [f"{p} holds pickled weights, which can run code when read" for p in files if p.suffix in PICKLES][:1]
+    if faults:
+        raise BadInput(*faults, hint=cure(faults))
+
+
+def cure(faults: list[str]) -> str:
+    if "auto_map" in faults[0]:
+        return "delete the auto_map entry if a class of transformers itself reads this model"
+    if "pickled" in faults[0]:
+        return "save the model again as safetensors: model.save_pretrained(folder, safe_serialization=True)"
+    return "fetch the folder again from where it came"
+
+
+def within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def escapes(link: Path, folder: Path) -> bool:
+    """A link that leaves the folder, other than into the `blobs` of the same Hugging Face cache entry."""
+    blobs = folder.resolve().parent.parent / "blobs"
+    return not within(link, folder) and not link.resolve().is_relative_to(blobs)
+
+
+def check_safetensors(path: Path) -> list[str]:
+    """[] or the fault: truncated, corrupt, or not safetensors at all. Reads the header only."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+        return []
+    except (SafetensorError, OSError, ValueError) as error:
+        return [f"{path} is truncated or corrupt: {error}"]
+
+
+# ------------------------------------------------------------------------------------- folders of transformers, diffusers
+
+def read_hub(auto: Any, folder: Path, empty: bool) -> nn.Module:
+    """The net in `folder` by the class `auto` (AutoModelForX). BadInput lists every missing or unexpected tensor."""
+    if empty:
+        from transformers import AutoConfig
+        return auto.from_config(guarded(AutoConfig.from_pretrained, folder, local_files_only=True)).eval()
+    net, report = guarded(auto.from_pretrained, folder, use_safetensors=True, local_files_only=True,
+                          output_loading_info=True)
+    check_report(report, folder)
+    return net.eval()
+
+
+def adopt_hub(auto: Any, folder: Path, **config: Any) -> nn.Module:
+    """The body of `folder` under the class `auto` with a new head. Only tensors outside the repeated layers and the
+    embeddings may be missing."""
+    net, report = guarded(auto.from_pretrained, folder, use_safetensors=True, local_files_only=True,
+                          output_loading_info=True, ignore_mismatched_sizes=True, **config)
+    body = [name for name in report["missing_keys"] if any(part.isdigit() or "embed" in part for part in name.split("."))]
+    check_report({"missing_keys": body}, folder)
+    return net.eval()
+
+
+def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
+    """Call a library's loader; whatever it cannot read becomes BadInput."""
+    try:
+        return load(folder, *args, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise BadInput(f"{folder} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+
+
+def check_report(report: dict, folder: Path) -> None:
+    """Raise BadInput unless the loading report is empty."""
+    faults = [f"{folder}: {kind.replace('_keys', '')} tensor {name}"
+              for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+              for name in sorted(map(str, report.get(kind) or ()))]
+    if faults:
+        raise BadInput(*faults, hint="fetch the folder again, or adopt its body with --new-head")
+
+
+def write_hub(net: Any, folder: Path, weights: bool) -> None:
+    """Write with the library's own writer, as safetensors."""
+    if weights:
+        net.save_pretrained(folder, safe_serialization=True)
+    else:
+        net.config.save_pretrained(folder)
+        if net.can_generate():
+            net.generation_config.save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------- folders of our own nets
+
+def read_own(build: Callable[[dict], nn.Module], folder: Path, empty: bool) -> nn.Module:
+    """A net of ours: `build(config)` with the tensors of model.safetensors, every one of them and no other."""
+    net = guarded(lambda path: build(read_json(path / "config.json")), folder)
+    if not empty:
+        if not (folder / "model.safetensors").exists():
+            raise BadInput(f"{folder} holds no model.safetensors")
+        tensors = guarded(lambda path: load_file(path / "model.safetensors"), folder)
+        wanted = net.state_dict()
+        check_report({
+            "missing_keys": wanted.keys() - tensors.keys(),
+            "unexpected_keys": tensors.keys() - wanted.keys(),
+            "mismatched_keys": {f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+                                for name, value in wanted.items()
+                                if name in tensors and tensors[name].shape != value.shape},
+        }, folder)
+        net.load_state_dict(tensors, assign=True)
+    return net.eval()
+
+
+def write_own(net: nn.Module, config: dict, folder: Path, weights: bool) -> None:
+    """The inverse of `read_own`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    if weights:
+        tensors = {name: value.detach().contiguous() for name, value in net.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def merged(defaults: dict, config: dict) -> dict:
+    """`defaults` overridden by `config`; an unknown key is BadSettings with the near names."""
+    from .errors import BadSettings, propose
+    if unknown := [key for key in config if key not in defaults]:
+        raise BadSettings(*(f"this family has no config entry '{key}'; {propose(key, defaults)}" for key in unknown))
+    return {**defaults, **config}

@@ -1,0 +1,164 @@
+"""A model: a family, a net and its assets, opened from a folder. Opening checks; saving appears whole or not at all."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import registry
+from .data import Record
+from .errors import BadInput, Refusal
+from .family import Batch, Family, Generators, Outputs, Session
+from .hub import PICKLES, check_folder
+
+OWN = "onnuri"
+"""The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
+
+
+@dataclass
+class Model:
+    """What operations get: the facts of the family, bound to one net and its assets."""
+
+    family: Family
+    net: nn.Module
+    assets: Any
+    folder: Path | None = None
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """{name: module}; {} where nothing follows a gradient."""
+        return self.family.players(self.net) if any(True for _ in self.net.parameters()) else {}
+
+    @property
+    def blocks(self) -> dict[str, tuple[nn.Module, int]]:
+        """{name: (module, feature axis)} where activations can be read; {} where no module of torch runs."""
+        return self.family.blocks(self.net) if any(True for _ in self.net.parameters()) else {}
+
+    @property
+    def answer(self) -> str:
+        """The field that this model fills in."""
+        return self.family.fields(self.assets)[1][0]
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        return self.family.headline(self.assets)
+
+    def collate(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> Batch:
+        return self.family.collate(records, self.assets, Generators(seed, keys or range(len(records))))
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch) -> Outputs:
+        return self.family.outputs(self.net, batch)
+
+    @torch.no_grad()
+    def sample(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> list[Record]:
+        return self.family.sample(self.net, self.assets, records, Generators(seed, keys or range(len(records))))
+
+    def require_players(self) -> dict[str, nn.Module]:
+        """`players`, or a Refusal where there is nothing to train."""
+        if not self.players:
+            raise Refusal("nothing in this model follows a gradient",
+                          "train a new one from data, or use this one as the teacher of distill")
+        return self.players
+
+
+def open_model(folder: Path | str) -> Model:
+    """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
+    from .attach import load_packed
+    from .runtimes import open_session
+    folder = Path(folder)
+    check_folder(folder)
+    family = claimed_by(folder)
+    packed = folder / OWN / "packed.safetensors"
+    session = open_session(folder)
+    net, assets = family.read(folder, packed.exists() or session is not None)
+    if session:
+        session.original = net.to("meta")
+    elif packed.exists():
+        load_packed(net, packed)
+    return Model(family, session or net, assets, folder)
+
+
+def claimed_by(folder: Path) -> Family:
+    """The one family whose folder this is."""
+    claims = [family for family in registry.families() if family.claims(folder)]
+    if len(claims) == 1:
+        return claims[0]
+    if claims:
+        raise BadInput(f"{folder} is claimed by several families: {', '.join(f.name for f in claims)}")
+    raise BadInput(f"no family knows {folder}: {describe(folder)}; families: {', '.join(registry.entries('families'))}",
+                   hint="adopt its body for your own labels: onnuri train FOLDER --family NAME --data D --out DIR")
+
+
+def describe(folder: Path) -> str:
+    """What a folder says of itself, for an error."""
+    from .hub import peek
+    config = peek(folder)
+    if not config:
+        return "it has no readable config.json or model_index.json"
+    return f"its config.json says model_type {config.get('model_type')!r}, architectures {config.get('architectures')!r}"
+
+
+def write_model(model: Model, folder: Path) -> None:
+    """Write the model into an existing empty folder: the family's files, the packed weights if any, and every foreign
+    file of the folder that it was opened from. Raises Refusal for a net with functions that are not baked in."""
+    from .attach import is_packed, require_baked, save_packed
+    require_baked(model.net)
+    session = model.net if isinstance(model.net, Session) else None
+    packed = is_packed(model.net)
+    model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
+    if session:
+        session.save(folder)
+    if packed:
+        (folder / OWN).mkdir(exist_ok=True)
+        save_packed(model.net, folder / OWN / "packed.safetensors")
+    if model.folder:
+        copy_foreign(model.folder, folder)
+
+
+def copy_foreign(source: Path, target: Path) -> None:
+    """Copy what is in `source` and not in `target`, except weights, the card and our own sub-folder."""
+    for path in sorted(source.rglob("*")):
+        inside = path.relative_to(source)
+        weights = inside.suffix in (".safetensors", ".gguf", ".onnx", *PICKLES) or inside.name.endswith(".index.json")
+        if path.is_file() and not weights and inside.parts[0] != OWN and str(inside) != "README.md" \
+                and not (target / inside).exists():
+            (target / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / inside)
+
+
+def tensor_digest(net: nn.Module) -> str:
+    """sha256 over the names, types, shapes and bytes of every tensor that the net stores."""
+    state = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        if isinstance(value, Tensor):
+            state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return state.hexdigest()
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Stored numbers, tied ones once; packed codes count as numbers, their scales too."""
+    tensors = {id(t): t.numel() for t in [*net.parameters(), *net.buffers()] if t.is_floating_point() or t.dtype == torch.int8}
+    return sum(tensors.values())
+
+
+@contextmanager
+def training(net: nn.Module) -> Iterator[None]:
+    """`net` in train mode inside, in eval mode afterwards."""
+    net.train()
+    try:
+        yield
+    finally:
+        net.eval()
+
+
+def with_net(model: Model, net: nn.Module) -> Model:
+    """The same model around another net; it remembers its folder so that foreign files survive."""
+    return replace(model, net=net)

@@ -1,0 +1,3 @@
+"""ONNX Runtime: executes `model.onnx` of a model folder on the CPU."""
+
+from dataclasses import dataclass
