@@ -99,6 +99,9 @@ class Session(nn.Module):
         super().__init__()
         self.__dict__["original"] = None
 
+    runtime: str
+    """The runtime's name."""
+
     original: nn.Module
     """The net it was made from, on the meta device: for the config, never run. Kept out of the sub-modules."""
 

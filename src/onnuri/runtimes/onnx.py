@@ -1,3 +1,57 @@
-"""ONNX Runtime: executes `model.onnx` of a model folder on the CPU."""
+"""ONNX Runtime: executes `model.onnx` of a model folder on the processor."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import BadInput, needs_extra
+from ..family import Batch, Outputs, Session
+
+ARTEFACT = "model.onnx"
+
+
+class OnnxSession(Session):
+    """Holds the bytes of an ONNX graph whose inputs are named as the batch's entries and whose outputs are values and mask."""
+
+    runtime = "onnx"
+
+    def __init__(self, graph: bytes):
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise needs_extra("export", "onnxruntime") from None
+        onnxruntime.set_default_logger_severity(3)
+        self.graph = graph
+        try:
+            self.session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no public base class
+            raise BadInput(f"{ARTEFACT} cannot be run: {str(error).splitlines()[0]}") from error
+        self.inputs = [entry.name for entry in self.session.get_inputs()]
+
+    def __deepcopy__(self, memo: dict) -> "OnnxSession":
+        copy = OnnxSession(self.graph)
+        copy.original = self.original
+        return copy
+
+    def forward(self, batch: Batch) -> Outputs:
+        values, mask = self.session.run(None, {name: batch[name].detach().cpu().numpy() for name in self.inputs})
+        return torch.from_numpy(values), torch.from_numpy(mask)
+
+    def save(self, folder: Path) -> None:
+        (folder / ARTEFACT).write_bytes(self.graph)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a runtime states: the file by which it knows its folders, and how it opens one."""
+
+    name: str
+    artefact: str
+
+    def open(self, folder: Path) -> Session:
+        return OnnxSession((folder / self.artefact).read_bytes())
+
+
+RUNTIME = Runtime("onnx", ARTEFACT)

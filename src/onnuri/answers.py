@@ -1,0 +1,59 @@
+"""Answers as files: jsonl, csv or parquet by the ending of the name; a folder of pictures where answers are images."""
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .data import Record
+from .errors import BadInput
+
+ENDINGS = (".jsonl", ".csv", ".parquet")
+
+
+def write_records(records: list[Record], out: Path) -> None:
+    """Write all of them, whole or not at all. BadInput for an ending that is not known."""
+    if out.suffix not in ENDINGS:
+        raise BadInput(f"answers are written as {', '.join(ENDINGS)}; found '{out.suffix}'", hint=f"--out {out.stem}.jsonl")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    rows = [{name: jsonable(value) for name, value in record.items()} for record in records]
+    if out.suffix == ".jsonl":
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        import polars as pl
+        flat = [{name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()} for row in rows]
+        frame = pl.DataFrame(flat, infer_schema_length=None)
+        frame.write_csv(partial) if out.suffix == ".csv" else frame.write_parquet(partial)
+    handle = os.open(partial, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+    os.replace(partial, out)
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON can hold it; a picture becomes {"png": base64}."""
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
+        buffer = io.BytesIO()
+        Image.fromarray(value).save(buffer, "PNG")
+        return {"png": base64.b64encode(buffer.getvalue()).decode()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    return value
+
+
+def picture_of(value: Any) -> Any:
+    """The inverse of `jsonable` for pictures: uint8 pixels; anything else as it is."""
+    if isinstance(value, dict) and value.keys() == {"png"}:
+        with Image.open(io.BytesIO(base64.b64decode(value["png"]))) as image:
+            return np.asarray(image)
+    return value

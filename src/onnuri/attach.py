@@ -1,0 +1,246 @@
+"""Hanging functions on a Weight, the packed form beneath them, and baking both away.
+
+A module whose tensor has a Stack gets a subclass in which that attribute is a property: it computes the stack each time
+it is read. Unlike torch's `parametrize`, undoing touches the instance only, so a deepcopy and its original stay apart.
+Order of a stack: base (a parameter, or packed codes) first, then each function on the result of the one before.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import BadInput, Refusal
+from .weights import View, Weight, weights
+
+SLOT = "attached"
+
+
+class Plain(nn.Module):
+    """The base of a stack: the stored parameter itself."""
+
+    def __init__(self, parameter: nn.Parameter):
+        super().__init__()
+        self.parameter = parameter
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.parameter.shape
+
+    def forward(self) -> Tensor:
+        return self.parameter
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, self.parameter, bias)
+
+
+class Int8(nn.Module):
+    """The base of a stack: int8 codes in the parameter's own layout, one fp32 scale per row of its matrices.
+
+    scheme "int8": only the weights are short. scheme "int8-dynamic": a Linear also rounds each row of its input to
+    int8 on the fly and multiplies integers.
+    """
+
+    def __init__(self, codes: Tensor, scale: Tensor, view: View, dtype: torch.dtype, scheme: str):
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.view, self.dtype, self.scheme = view, dtype, scheme
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    def forward(self) -> Tensor:
+        """The dequantized tensor: the product in fp32, cast once."""
+        matrix = self.view.matrix(self.codes).float() * self.scale
+        return self.view.tensor(matrix, self.codes.shape).to(self.dtype)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., in) -> (..., out) without forming the float matrix."""
+        product = dynamic_product(x, self.codes) if self.scheme == "int8-dynamic" else F.linear(x, self.codes.to(x.dtype))
+        product = (product * self.scale[0, :, 0]).to(x.dtype)
+        return product if bias is None else product + bias
+
+
+def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
+    """x (..., in) times codes (out, in) transposed, x rounded to int8 per row; fp32 (..., out)."""
+    rows = x.reshape(-1, x.shape[-1]).float()
+    step = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+    integers = torch.round(rows / step).to(torch.int8)
+    return (torch._int_mm(integers, codes.t()).float() * step).reshape(*x.shape[:-1], codes.shape[0])
+
+
+class Stack(nn.Module):
+    """A base and the functions on it."""
+
+    def __init__(self, base: Plain | Int8):
+        super().__init__()
+        self.base, self.functions = base, nn.ModuleList()
+
+    def forward(self) -> Tensor:
+        value = self.base()
+        for function in self.functions:
+            value = function(value)
+        return value
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., in) -> (..., out); the base's own product where nothing is attached above it."""
+        return F.linear(x, self(), bias) if len(self.functions) else self.base.linear(x, bias)
+
+
+# ------------------------------------------------------------------------------------------------ hanging and unhanging
+
+def stacks(module: nn.Module) -> dict[str, Stack]:
+    """{attribute: stack} of one module."""
+    slot = module._modules.get(SLOT)
+    return dict(slot.items()) if isinstance(slot, nn.ModuleDict) else {}  # type: ignore[arg-type]
+
+
+@cache
+def attached_class(original: type, attributes: tuple[str, ...]) -> type:
+    """A subclass of `original` that computes these attributes from their stacks."""
+    body: dict = {name: property(lambda self, name=name: stacks(self)[name]()) for name in attributes}
+    if issubclass(original, nn.Linear):
+        body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
+    if issubclass(original, nn.RNNBase):  # torch keeps a second list of the same tensors
+        body["_flat_weights"] = property(lambda self: [getattr(self, name) for name in self._flat_weights_names],
+                                         lambda self, _: None)
+    return type(original.__name__, (original,), {**body, "original": original, "__module__": original.__module__})
+
+
+def put_stack(weight: Weight, base: Plain | Int8 | None = None) -> Stack:
+    """The weight's stack, made where there is none; `base` replaces the stored parameter. Shared by all its homes."""
+    stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+    if stack is None:
+        parameter = weight.homes[0][0]._parameters[weight.homes[0][1]]
+        assert parameter is not None
+        stack = Stack(base or Plain(parameter))
+        for module, attribute in weight.homes:
+            hang(module, attribute, stack)
+    elif base is not None:
+        stack.base = base
+    return stack
+
+
+def hang(module: nn.Module, attribute: str, stack: Stack) -> None:
+    del module._parameters[attribute]
+    if SLOT not in module._modules:
+        module._modules[SLOT] = nn.ModuleDict()
+    module._modules[SLOT][attribute] = stack  # type: ignore[index]
+    original = getattr(type(module), "original", type(module))
+    module.__class__ = attached_class(original, tuple(sorted(stacks(module))))
+
+
+def attach(weight: Weight, function: nn.Module) -> None:
+    """Hang `function` (tensor -> tensor of the same shape) on top of the weight's stack, in all its homes."""
+    put_stack(weight).functions.append(function)
+
+
+def bake(net: nn.Module) -> None:
+    """Replace every stack by a plain parameter that holds its value; tied homes stay tied."""
+    for weight in [w for w in weights(net) if stacks(w.homes[0][0])]:
+        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+        if stack is not None:
+            unhang(weight, nn.Parameter(stack().detach().clone()))
+
+
+def unhang(weight: Weight, parameter: nn.Parameter) -> None:
+    """Put `parameter` in every home of the weight in place of its stack."""
+    for module, attribute in weight.homes:
+        slot = module._modules[SLOT]
+        del slot[attribute]  # type: ignore[attr-defined]
+        left = tuple(sorted(stacks(module)))
+        original = type(module).original  # type: ignore[attr-defined]
+        module.__class__ = attached_class(original, left) if left else original
+        if not left:
+            del module._modules[SLOT]
+        module.register_parameter(attribute, parameter)
+
+
+def require_baked(net: nn.Module) -> None:
+    """Raise Refusal while any function is attached: such a net would be saved under names that nobody can read."""
+    loose = [name for name, module in net.named_modules() if isinstance(module, Stack) and len(module.functions)]
+    if loose:
+        raise Refusal(f"{len(loose)} weights have functions attached, first {loose[0]}", "bake them in, then save")
+
+
+# --------------------------------------------------------------------------------------------------------- the packed form
+
+def pack(weight: Weight, scheme: str) -> None:
+    """Store the weight as int8, symmetric, one scale per row: |error| <= half a scale everywhere."""
+    matrix = weight.matrix.float()
+    scale = matrix.abs().amax(2, keepdim=True).clamp_min(1e-12) / 127
+    codes = torch.round(matrix / scale).to(torch.int8)
+    value = weight.value
+    stored = weight.view.tensor(codes, value.shape).contiguous()
+    put_stack(weight, Int8(stored, scale, weight.view, value.dtype, scheme))
+
+
+def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Int8]]:
+    """{name: (weight, codes)} of those stored packed."""
+    found = {}
+    for weight in weights(net):
+        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+        if stack is not None and isinstance(stack.base, Int8):
+            found[weight.name] = (weight, stack.base)
+    return found
+
+
+def is_packed(net: nn.Module) -> bool:
+    return any(isinstance(module, Int8) for module in net.modules())
+
+
+def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """What a packed file stores beside the codes: every other tensor, tied ones once."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in net.state_dict(keep_vars=True).items():
+        if f".{SLOT}." not in f".{name}" and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach().contiguous()
+    return found
+
+
+def save_packed(net: nn.Module, path: Path) -> None:
+    """Write `onnuri/packed.safetensors`: codes and scales under `packed.`, all other tensors under `plain.`; memory
+    names. Never under a file name that other tools would open: they would read the codes as weights."""
+    packed = packed_weights(net)
+    tensors = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
+    for name, (_, base) in packed.items():
+        tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
+    kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
+    save_file(tensors, path, metadata={"format": "onnuri-packed", "version": "1", "weights": json.dumps(kinds)})
+
+
+def load_packed(net: nn.Module, path: Path) -> None:
+    """Fill a net that was read empty from a packed file. BadInput lists what is missing or left over."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kinds = json.loads((file.metadata() or {}).get("weights", "{}"))
+    known = {weight.name: weight for weight in weights(net)}
+    for name, (dtype, scheme) in kinds.items():
+        if name not in known or f"packed.{name}.codes" not in tensors or f"packed.{name}.scale" not in tensors:
+            raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
+        put_stack(known[name], Int8(tensors.pop(f"packed.{name}.codes"), tensors.pop(f"packed.{name}.scale"),
+                                    known[name].view, getattr(torch, dtype), scheme))
+    fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
+
+
+def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Set every unpacked tensor of `net` from `tensors`, types included; tied ones once."""
+    wanted = dict(net.state_dict(keep_vars=True))
+    needed = plain_tensors(net).keys()
+    faults = [f"{path}: missing tensor {name}" for name in sorted(needed - tensors.keys())]
+    faults += [f"{path}: unexpected tensor {name}" for name in sorted(tensors.keys() - needed)]
+    faults += [f"{path}: tensor {name} is {tuple(tensors[name].shape)}, the model needs {tuple(wanted[name].shape)}"
+               for name in sorted(needed & tensors.keys()) if wanted[name].shape != tensors[name].shape]
+    if faults:
+        raise BadInput(*faults)
+    for name in needed:
+        wanted[name].data = tensors[name]

@@ -1,0 +1,188 @@
+"""The command line, derived from the operations: a setting is an option, an input an argument. No logic of its own.
+
+Nothing heavy is imported before a command runs; the help of a command imports only that command's operation.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__, registry
+
+OWN_COMMANDS = ("run", "show", "verify", "families", "operations")
+
+
+class Commands(click.Group):
+    """The operations and our own few commands, each made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*registry.entries("operations"), *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        return operation_command(cmd_name) if cmd_name in registry.entries("operations") else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from .errors import UnknownName, propose
+        if args and self.get_command(ctx, args[0]) is None:
+            raise UnknownName(f"there is no command '{args[0]}'; {propose(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        operations = [(name, registry.summary("operations", name)) for name in registry.entries("operations")]
+        others = [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
+        for title, rows in (("Operations", operations), ("Commands", others)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(cls=Commands, epilog="onnuri COMMAND --help tells the settings of each. Start with: onnuri run quickstart")
+@click.version_option(__version__)
+def command() -> None:
+    """The whole life of a model, on your own machine, with evidence."""
+
+
+# ------------------------------------------------------------------------------------------ operations become commands
+
+def operation_command(name: str) -> click.Command:
+    """`onnuri NAME [MODEL] --data D [--setting value ...] --out DIR [--json]`."""
+    operation = registry.operation(name)
+    others = [role for role in operation.takes if role not in ("model", "data")]
+    params: list[click.Parameter] = []
+    if "model" in operation.takes:
+        params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
+    params.append(click.Option(["--data"], required=True, help="builtin:NAME, a csv, parquet or jsonl file, a folder of images or texts"))
+    params += [click.Option([f"--{role}"], help=f"folder of the {role}") for role in others]
+    params += [option(field, info) for field, info in operation.settings.model_fields.items()]
+    params += [click.Option(["--answer"], help="the column that is the answer"),
+               click.Option(["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image,..."),
+               click.Option(["--out"], help="folder or file of the result"),
+               click.Option(["--json", "as_json"], is_flag=True, help="one JSON result on stdout, nothing else")]
+
+    def run(**values: Any) -> None:
+        carry_out(operation, others, values)
+
+    return Tolerant(name, params=params, callback=run, help=registry.summary("operations", name))
+
+
+class Tolerant(click.Command):
+    """A command whose unknown options get a proposal, with all faults at once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from .errors import BadSettings, propose
+        known = [name for param in self.params for name in param.opts if name.startswith("--")]
+        wrong = [a.split("=")[0] for a in args if a.startswith("--") and a.split("=")[0] not in [*known, "--help"]]
+        if wrong:
+            raise BadSettings(*(f"there is no setting '{name}'; {propose(name, known)}" for name in wrong),
+                              hint=f"onnuri {self.name} --help")
+        return super().parse_args(ctx, args)
+
+
+def option(field: str, info: Any) -> click.Option:
+    """One setting as an option; its value is checked by the settings, not here."""
+    flag = f"--{field.replace('_', '-')}"
+    described = info.description or ""
+    if info.annotation is bool:
+        return click.Option([f"{flag}/--no-{field.replace('_', '-')}"], default=None, help=f"{described}  [{info.default}]")
+    shown = "" if info.default in ("", {}) else f"  [{info.default}]"
+    return click.Option([flag, field], default=None, help=f"{described}{shown}", metavar=metavar(info.annotation))
+
+
+def metavar(annotation: Any) -> str:
+    choices = getattr(annotation, "__args__", None)
+    return "|".join(map(str, choices)) if choices and all(isinstance(c, str) for c in choices) else \
+        {"dict": "NAME=VALUE,..."}.get(getattr(annotation, "__name__", ""), getattr(annotation, "__name__", "value").upper())
+
+
+def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None:
+    """From the words of the command line to `run.execute`, and its result to the screen."""
+    from .run import execute
+    as_json, out = values.pop("as_json"), values.pop("out")
+    inputs = {role: values.pop(role) for role in ["model", "data", *others] if values.get(role) is not None}
+    options = {"answer": values.pop("answer"), "fields": pairs(values.pop("fields"))}
+    settings = {name: pairs(value) if operation.settings.model_fields[name].annotation is dict else value
+                for name, value in values.items() if value is not None and name in operation.settings.model_fields}
+    result = execute(operation.name, settings, inputs, Path(out) if out else None,
+                     {name: value for name, value in options.items() if value}, quiet=as_json)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        from .show import result_text
+        click.echo(result_text(result, out))
+
+
+def pairs(text: str | None) -> dict[str, Any]:
+    """NAME=VALUE,... as a dict; values are read as YAML, so numbers are numbers."""
+    if not text:
+        return {}
+    import yaml
+
+    from .errors import BadSettings
+    parts = [part.partition("=") for part in text.split(",")]
+    if bad := [name for name, equals, _ in parts if not equals or not name.strip()]:
+        raise BadSettings(f"'{bad[0]}' is not NAME=VALUE in '{text}'")
+    return {name.strip(): yaml.safe_load(value) for name, _, value in parts}
+
+
+# -------------------------------------------------------------------------------------------------------- our own commands
+
+@command.command("run")
+@click.argument("recipe")
+@click.option("--out", help="folder of the results  [runs/RECIPE]")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="change a variable of the recipe, such as data=my.csv")
+@click.option("--json", "as_json", is_flag=True, help="one JSON result on stdout, nothing else")
+def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json: bool) -> None:
+    """Run a recipe: a list of operations, each step cached, resumable, with one report."""
+    from .recipe import run_recipe
+    from .show import recipe_text
+    result = run_recipe(recipe, Path(out) if out else None, pairs(",".join(changes)), quiet=as_json)
+    click.echo(json.dumps(result, ensure_ascii=False) if as_json else recipe_text(result))
+
+
+@command.command("show")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="the ledger as one JSON list")
+def show_command(model: Path, as_json: bool) -> None:
+    """Show a model's life as a timeline."""
+    from . import ledger
+    from .errors import BadInput
+    from .show import timeline
+    lines = ledger.read(model)
+    if not lines:
+        raise BadInput(f"{model} has no ledger", hint="folders that Onnuri wrote have one")
+    click.echo(json.dumps(lines, ensure_ascii=False) if as_json else timeline(model, lines))
+
+
+@command.command("verify")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="the result as JSON")
+def verify_command(model: Path, as_json: bool) -> None:
+    """Check that nothing in a model folder was changed; exit code 2 when anything was."""
+    from . import ledger
+    faults = ledger.verify(model)
+    if as_json:
+        click.echo(json.dumps({"model": str(model), "verified": not faults, "faults": faults}, ensure_ascii=False))
+    else:
+        click.echo("\n".join(faults) or f"{model}: unchanged, {len(ledger.read(model))} ledger lines")
+    if faults:
+        raise SystemExit(2)
+
+
+@command.command("families")
+def families_command() -> None:
+    """List the kinds of model."""
+    list_axis("families")
+
+
+@command.command("operations")
+def operations_command() -> None:
+    """List the operations."""
+    list_axis("operations")
+
+
+def list_axis(axis: str) -> None:
+    for name in registry.entries(axis):
+        click.echo(f"{name:18} {registry.summary(axis, name)}")

@@ -1,0 +1,247 @@
+"""Texts to one label of several: any sequence classifier of transformers, and a small BERT with a tokenizer of its own.
+
+A new model is Devlin et al., BERT (arXiv:1810.04805), from random weights, with differences: 1. byte pairs over
+characters (Sennrich et al., arXiv:1508.07909) instead of WordPiece, whose trainer gives other numbers at every run;
+the text is brought to NFC and keeps its case, spaces become a mark, so that Korean needs no tool of its own;
+2. no pre-training, no second segment.
+Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
+(B, T) int64, padded on the right so that a token's place does not depend on its neighbors; labels (B,) int64.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import hub
+from ..data import Record, Records, records_of, required_answer
+from ..errors import BadInput, BadSettings
+from ..family import Batch, Family, Outputs, on_any_runtime
+from . import heads, labels
+
+DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000,
+            "dropout": 0.1}
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+           "mask_token": "[MASK]"}
+TENSORS = ("input_ids", "attention_mask", "token_type_ids")
+READ_FOR_VOCABULARY = 200_000  # texts from which a vocabulary is learnt
+LONGEST = 512  # tokens of a text where a model states no limit of its own
+
+
+@dataclass(frozen=True)
+class Assets:
+    """Labels in order, the names of both fields, and the tokenizer, whose digest stands for it in comparisons."""
+
+    labels: tuple[str, ...]
+    question: str
+    answer: str
+    max_length: int
+    tokenizer: Any = field(compare=False)
+    digest: str
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+def claims(folder: Path) -> bool:
+    return heads.is_classifier(folder, "ForSequenceClassification")
+
+
+def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
+    """See Family.read. BadInput also for a folder without a tokenizer, or whose answer is not one label."""
+    from transformers import AutoModelForSequenceClassification
+    heads.require_one_label(folder)
+    tokenizer = read_tokenizer(folder)
+    net = hub.read_hub(AutoModelForSequenceClassification, folder, empty)
+    names = heads.field_names(net.config, "text", "label", folder)
+    return net, assets_of(net, tokenizer, heads.label_names(net.config, folder), *names)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the folder; its end mark pads where it has no mark for that."""
+    from transformers import AutoTokenizer
+    tokenizer = hub.guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True)
+    if not len(tokenizer):
+        raise BadInput(f"{folder} holds no tokenizer", hint="fetch its tokenizer files from where the model came")
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BadInput(f"the tokenizer of {folder} has neither a padding nor an end mark")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, answer: str) -> Assets:
+    """The assets; the net learns which token pads, for those that answer at the last token that does not."""
+    if net.config.pad_token_id is None:
+        net.config.pad_token_id = tokenizer.pad_token_id
+    if len(tokenizer) > net.get_input_embeddings().num_embeddings:
+        raise BadInput(f"the tokenizer knows {len(tokenizer)} tokens, "
+                       f"the net only {net.get_input_embeddings().num_embeddings}")
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    digest = hashlib.sha256(vocabulary.encode()).hexdigest()
+    return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
+
+
+def longest(net: Any, tokenizer: Any) -> int:
+    """How many tokens of a text the net can take. RoBERTa's table of places begins behind its padding number."""
+    tables = [module for name, module in net.named_modules()
+              if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)]
+    limits = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
+    limits += [getattr(net.config, "max_position_embeddings", None) or LONGEST] if not tables else []
+    return min(*limits, tokenizer.model_max_length)
+
+
+def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
+    """See Family.write."""
+    hub.write_hub(net, folder, weights)
+    assets.tokenizer.save_pretrained(folder)
+
+
+# --------------------------------------------------------------------------------------------------- new nets
+
+def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """A BERT whose vocabulary is learnt from the records."""
+    from transformers import AutoModelForSequenceClassification, BertConfig
+    settings = hub.merged(DEFAULTS, config)
+    check_settings(settings)
+    names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
+    answer = required_answer(records)
+    tokenizer = learn_tokenizer(texts_of(records, question), settings["vocab_size"], settings["max_length"])
+    design = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=settings["hidden_size"], num_hidden_layers=settings["num_layers"],
+        num_attention_heads=settings["num_heads"], intermediate_size=4 * settings["hidden_size"],
+        max_position_embeddings=settings["max_length"], hidden_dropout_prob=settings["dropout"],
+        attention_probs_dropout_prob=settings["dropout"], pad_token_id=tokenizer.pad_token_id,
+        onnuri_fields={"question": question, "answer": answer}, **heads.label_config(names))
+    net = heads.fresh(AutoModelForSequenceClassification, design, 1, generator)
+    return net, assets_of(net, tokenizer, names, question, answer)
+
+
+def check_settings(settings: dict) -> None:
+    """BadSettings with every fault."""
+    faults = [f"{name} must be a whole number above {least}, found {settings[name]!r}"
+              for name, least in {"hidden_size": 0, "num_layers": 0, "num_heads": 0, "max_length": 2,
+                                  "vocab_size": len(SPECIAL)}.items()
+              if type(settings[name]) is not int or settings[name] <= least]
+    if not faults and settings["hidden_size"] % settings["num_heads"]:
+        faults.append(f"num_heads ({settings['num_heads']}) must divide hidden_size ({settings['hidden_size']})")
+    if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
+        faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
+    if faults:
+        raise BadSettings(*faults)
+
+
+def texts_of(records: Records, question: str) -> Iterator[str]:
+    return (record[question] or "" for record in records[:READ_FOR_VOCABULARY])
+
+
+def learn_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> Any:
+    """A byte-pair vocabulary of at most `vocab_size` tokens; more only where that many single characters occur."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    backend = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    backend.decoder = decoders.Metaspace()
+    marks = list(SPECIAL.values())
+    backend.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=marks, show_progress=False))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(mark, marks.index(mark)) for mark in ("[CLS]", "[SEP]")])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **SPECIAL)
+
+
+def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """The body of any text model of transformers that can classify, a new head for the labels of the records."""
+    from transformers import AutoModelForSequenceClassification
+    names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
+    answer, tokenizer = required_answer(records), read_tokenizer(folder)
+    net = heads.with_new_head(AutoModelForSequenceClassification, folder, names, question, answer, generator)
+    return net, assets_of(net, tokenizer, names, question, answer)
+
+
+def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """See Family.like: the vocabulary, the layers and the heads stay."""
+    from transformers import AutoModelForSequenceClassification
+    return heads.fresh(AutoModelForSequenceClassification, net.config, scale, generator), assets
+
+
+# ------------------------------------------------------------------------------------ records in, answers out
+
+def fields(assets: Assets) -> tuple[dict, tuple]:
+    return {assets.question: "text"}, (assets.answer, "category")
+
+
+def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
+    """TENSORS (B, T) that the tokenizer gives; labels (B,) where every record has its answer. Draws no noise."""
+    texts = [record[assets.question] or "" for record in records]
+    tokens = encode(assets.tokenizer, texts, assets.max_length)
+    return {**{name: tokens[name] for name in TENSORS if name in tokens},
+            **labels.label_batch(records, assets.answer, assets.labels)}
+
+
+def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
+    """Token tensors, cut at `max_length`, padded on the right to the longest text."""
+    with settings_kept(tokenizer):
+        return tokenizer(texts, truncation=True, max_length=max_length, padding="longest", padding_side="right",
+                         return_attention_mask=True, return_tensors="pt")
+
+
+@contextmanager
+def settings_kept(tokenizer: Any) -> Iterator[None]:
+    """A call leaves its cutting and padding in a fast tokenizer, and they would be written into tokenizer.json."""
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    before = (backend.truncation, backend.padding) if backend else (None, None)
+    yield
+    if backend:
+        backend.enable_truncation(**before[0]) if before[0] else backend.no_truncation()
+        backend.enable_padding(**before[1]) if before[1] else backend.no_padding()
+
+
+@on_any_runtime
+def outputs(net: nn.Module, batch: Batch) -> Outputs:
+    """Logits (B, 1, D)."""
+    return labels.one_place(net(**{name: batch[name] for name in TENSORS if name in batch}).logits)
+
+
+def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
+    return labels.cross_entropy(outputs(net, batch), batch["labels"])
+
+
+def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
+           generators: Sequence[torch.Generator]) -> list[Record]:
+    questions = [{assets.question: record[assets.question]} for record in records]
+    found = outputs(net, collate(questions, assets, generators))
+    return labels.answered(records, found, assets.answer, assets.labels)
+
+
+def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
+    return labels.label_scores(records, answers, assets.answer)
+
+
+def toy(n: int, seed: int) -> Records:
+    """Short Korean and English verdicts, kind and unkind."""
+    random = np.random.default_rng(seed)
+    things = ["영화", "음식", "여행", "the book", "the show", "노래"]
+    verdicts = {"kind": ["정말 좋아요", "최고였다", "is great", "사랑해요"],
+                "unkind": ["별로예요", "지루했다", "is awful", "싫어요"]}
+    rows = []
+    for _ in range(n):
+        label = ("kind", "unkind")[random.integers(2)]
+        rows.append({"text": f"{random.choice(things)} {random.choice(verdicts[label])}", "label": label})
+    return records_of(rows, {"text": "text", "label": "category"}, "label")
+
+
+FAMILY = Family(
+    name="text_classifier", tag="text-classification", kind=lambda assets: "logits", claims=claims, read=read,
+    write=write, start=start, adopt=adopt, like=like, fields=fields, axis=lambda assets: assets.labels,
+    collate=collate, loss=loss, outputs=outputs, sample=sample, score=score,
+    headline=lambda assets: ("accuracy", "up"), players=lambda net: {"classifier": net}, blocks=hub.hub_blocks,
+    tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0}, toy=toy,
+)

@@ -1,0 +1,130 @@
+"""The yardsticks: score with its confidence interval, bytes, latency, energy, agreement of two models.
+
+Nothing here asks what kind of model it measures; the facts of its family are enough.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import machine
+from .data import Record, Records
+from .family import Generators, Session
+from .model import Model, count_parameters
+
+Z = NormalDist().inv_cdf(0.975)
+PROPORTION_PROBES = 200   # records scored alone to see whether the headline is a mean of zeros and ones
+RESAMPLES = 200           # bootstrap samples of the records
+LATENCY_RUNS = 50
+LATENCY_SECONDS = 1.0
+
+
+def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64) -> dict[str, Any]:
+    """Everything that a ledger line says of a model on these records."""
+    meter = machine.Meter()
+    answers = answer(model, records, seed, batch_size)
+    energy = meter.energy().share(1000 / len(records))
+    asked = records.list()
+    scores = model.family.score(asked, answers, model.assets)
+    low, high, method = interval(model, asked, answers, scores[model.headline[0]], seed)
+    return {
+        "headline": list(model.headline), "scores": scores, "interval": [low, high], "interval_method": method,
+        "records": len(records), "parameters": count_parameters(model.net),
+        "bytes": folder_bytes(model.folder) if model.folder else None,
+        "latency_ms": latency(model, asked, seed), "energy_per_1000": machine.as_dict(energy),
+        "runtime": model.net.runtime if isinstance(model.net, Session) else "torch",
+    }
+
+
+def answer(model: Model, records: Records, seed: int = 0, batch_size: int = 64) -> list[Record]:
+    """The model's answers, record by record; each record has its own noise, so the batch size changes nothing."""
+    answers: list[Record] = []
+    for start in range(0, len(records), batch_size):
+        part = records.list(slice(start, start + batch_size))
+        answers += model.sample(part, seed, range(start, start + len(part)))
+    return answers
+
+
+# ------------------------------------------------------------------------------------------------------- how sure it is
+
+def interval(model: Model, records: Sequence[Record], answers: Sequence[Record], value: float, seed: int) -> tuple[float, float, str]:
+    """A 95 % confidence interval of the headline: Wilson's where it is seen to be a share of right answers, else the
+    bootstrap over records."""
+    metric = model.headline[0]
+    probes = range(0, len(records), max(1, len(records) // PROPORTION_PROBES))
+    alone = [model.family.score([records[i]], [answers[i]], model.assets).get(metric, math.nan) for i in probes]
+    if all(one in (0.0, 1.0) for one in alone):
+        return (*wilson(value, len(records)), "Wilson, 95 %")
+    draw = np.random.default_rng(seed)
+    values = []
+    for _ in range(RESAMPLES if len(records) <= 20_000 else 20):
+        rows = draw.integers(len(records), size=len(records))
+        values.append(model.family.score([records[i] for i in rows], [answers[i] for i in rows], model.assets)[metric])
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return value, value, "none: too few records"
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high), f"bootstrap over records, {len(values)} samples, 95 %"
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (1927); right also near 0 and 1."""
+    center = (share + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+# ---------------------------------------------------------------------------------------------------------- what it costs
+
+def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, float]:
+    """Milliseconds from one record to its answer: median and 95th percentile, after a warm-up."""
+    times = []
+    for number in range(-3, LATENCY_RUNS):
+        record = records[number % len(records)]
+        began = time.perf_counter()
+        model.sample([record], seed)
+        if number >= 0:
+            times.append(1e3 * (time.perf_counter() - began))
+        if sum(times) > 1e3 * LATENCY_SECONDS and len(times) >= 5:
+            break
+    return {"p50": float(np.quantile(times, 0.5)), "p95": float(np.quantile(times, 0.95)), "batch": 1, "runs": len(times)}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the weights in a model folder: the files that hold numbers, without ledger, reports and processors."""
+    return sum(p.stat().st_size for p in folder.rglob("*")
+               if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf") and is_weights(p))
+
+
+def is_weights(path: Path) -> bool:
+    """Text models count, texts do not."""
+    return path.suffix != ".txt" or path.name == "model.txt"
+
+
+# -------------------------------------------------------------------------------------------------------------- two models
+
+def largest_difference(one: Model, other: Model, records: Records, seed: int = 0) -> float:
+    """The largest absolute difference of outputs over all records and unmasked places, relative to the largest output
+    of `one` (at least 1)."""
+    worst, size = 0.0, 1.0
+    for start in range(0, len(records), 32):
+        part = records.list(slice(start, start + 32))
+        keys = range(start, start + len(part))
+        a, mask = outputs(one, part, seed, keys)
+        b, _ = outputs(other, part, seed, keys)
+        worst = max(worst, float((a - b).abs()[mask].max()))
+        size = max(size, float(a.abs()[mask].max()))
+    return worst / size
+
+
+def outputs(model: Model, records: Sequence[Record], seed: int, keys: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values (B, T, D) in fp32 and mask (B, T) for these records, answers withheld where the question suffices."""
+    batch = model.family.collate(records, model.assets, Generators(seed, keys))
+    values, mask = model.outputs(batch)
+    return values.float(), mask.bool()

@@ -1,0 +1,99 @@
+"""What an operation is: settings, what it takes and gives, a function, and promises that are measured each time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from .data import Data, Record
+from .model import Model
+
+
+class Settings(BaseModel):
+    """Flat and frozen. From it come the command line, the Python call, the recipe step and the reference page."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something the doctor saw: its name, the figures that show it, and what cures it."""
+
+    name: str
+    evidence: str
+    cure: str
+
+
+@dataclass
+class Result:
+    """What an operation hands back to the runner."""
+
+    model: Model | None = None
+    records: list[Record] | None = None
+    report: dict[str, Any] | None = None
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A named check with a measured value and a bound. `measure`: (settings, inputs, result) -> value, or None where it
+    does not apply to this model."""
+
+    text: str
+    sense: Literal["at most", "at least"]
+    bound: float
+    measure: Callable[[Any, dict[str, Any], Result], float | None]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`takes`: {input: kind}, a kind being `model` or `data`, with `?` behind it where it may be left out. The first
+    model is the one that the operation is done to. `gives`: `model`, `records` or `report`."""
+
+    name: str
+    settings: type[Settings]
+    takes: dict[str, str]
+    gives: Literal["model", "records", "report"]
+    apply: Callable[..., Result]
+    """(settings, log, **inputs) -> Result. Touches no disk, no command line, no globals."""
+
+    promises: tuple[Promise, ...] = ()
+
+
+class Log(Protocol):
+    """What the runner gives an operation to speak through, and to keep its state by while it works."""
+
+    def progress(self, done: int, total: int, text: str = "") -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def save_state(self, tensors: dict, facts: dict) -> None:
+        """Keep the state of unfinished work; replaces the one before, whole or not at all."""
+
+    def load_state(self) -> tuple[dict, dict] | None:
+        """The state that an interrupted run of the same work left; None at the first start."""
+
+
+class Quiet:
+    """A log that says nothing and keeps its state in memory: for tests and for use as a library."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.state: tuple[dict, dict] | None = None
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def save_state(self, tensors: dict, facts: dict) -> None:
+        self.state = ({name: value.clone() for name, value in tensors.items()}, facts)
+
+    def load_state(self) -> tuple[dict, dict] | None:
+        return self.state
+
+
+__all__ = ["Data", "Finding", "Log", "Operation", "Promise", "Quiet", "Result", "Settings"]

@@ -1,0 +1,128 @@
+"""Teach a smaller model to answer as a larger one does (Hinton, Vinyals and Dean, 2015).
+
+The student's loss is `weight` parts agreement with the teacher's outputs and the rest its own loss on the true answers.
+Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
+squared error for values. Differences to the paper: summed over places and records, so that it is exact under any cut of
+the batch; a student may be of any family whose outputs mean the same.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import Data
+from ..errors import Refusal
+from ..family import mix
+from ..fit import FitSettings, Objective, fit
+from ..model import Model, count_parameters
+from ..operation import Finding, Log, Operation, Promise, Result
+from ..registry import family as find_family
+from .train import validation_of
+
+SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
+
+
+class Settings(FitSettings):
+    size: float = Field(0.1, gt=0, le=1, description="the student's share of the teacher's parameters, same design")
+    family: str = Field("", description="another kind of student; then --config gives its design, not --size")
+    config: dict = Field({}, description="the design of a student of another kind, as NAME=VALUE,...")
+    temperature: float = Field(2.0, gt=0, description="how much both distributions are softened")
+    weight: float = Field(0.7, ge=0, le=1, description="the teacher's part of the loss; the rest is the true answers'")
+
+
+def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None) -> Result:
+    """A student fitted to the answers of `model` on the train split."""
+    train = data.split("train")
+    fresh = student is None
+    student = student or new_student(settings, model, train)
+    student.require_players()
+    require_same_meaning(model, student)
+    progress = fit(agreement(settings, model, student), train, validation_of(data), settings, log, fresh)
+    return Result(model=student, curves=progress.curves,
+                  findings=[Finding(name, *texts) for name, texts in progress.findings.items()])
+
+
+def new_student(settings: Settings, teacher: Model, records) -> Model:
+    """A random student: of the teacher's own design and `size` times its parameters, or of the family asked for."""
+    generator = torch.Generator().manual_seed(mix(settings.seed, 1))
+    if settings.family:
+        family = find_family(settings.family)
+        return Model(family, *family.start(settings.config, records, generator))
+    teacher.require_players()
+    return sized(teacher, settings.size, mix(settings.seed, 1))
+
+
+def sized(teacher: Model, size: float, seed: int) -> Model:
+    """The widest fresh net of the teacher's design with at most `size` times its parameters (widths are whole numbers,
+    so it can be somewhat smaller, and never less than the narrowest)."""
+    wanted = size * count_parameters(teacher.net)
+
+    def at(scale: float) -> Model:
+        made = teacher.family.like(teacher.net, teacher.assets, scale, torch.Generator().manual_seed(seed))
+        return Model(teacher.family, *made, folder=teacher.folder)
+
+    low, high = 0.0, 1.0
+    best = at(low + 1e-6)
+    for _ in range(SEARCH_STEPS):
+        middle = (low + high) / 2
+        candidate = at(middle)
+        if count_parameters(candidate.net) <= wanted:
+            low, best = middle, candidate
+        else:
+            high = middle
+    return best
+
+
+def require_same_meaning(teacher: Model, student: Model) -> None:
+    """Raise Refusal unless the last axis of both outputs means the same."""
+    one, other = teacher.family.axis(teacher.assets), student.family.axis(student.assets)
+    if one != other or teacher.family.kind(teacher.assets) != student.family.kind(student.assets):
+        raise Refusal(f"the outputs of teacher and student mean different things: {str(one)[:80]} and {str(other)[:80]}",
+                      "a student started on the teacher's own labels, in the same order")
+
+
+def agreement(settings: Settings, teacher: Model, student: Model) -> Objective:
+    """Both models see the same records with the same noise; the teacher's part of the batch is prefixed."""
+    def collate(records, generators):
+        mine = student.family.collate(records, student.assets, generators)
+        theirs = teacher.family.collate(records, teacher.assets, generators)
+        return mine | {f"teacher {name}": value for name, value in theirs.items()}
+
+    def loss(batch, player):
+        mine = {name: value for name, value in batch.items() if not name.startswith("teacher ")}
+        theirs = {name.removeprefix("teacher "): value for name, value in batch.items() if name.startswith("teacher ")}
+        with torch.no_grad():
+            wanted, _ = teacher.family.outputs(teacher.net, theirs)
+        given, mask = student.family.outputs(student.net, mine)
+        soft, count = divergence(given.float(), wanted.float(), mask, settings, teacher.family.kind(teacher.assets))
+        if settings.weight == 1:
+            return soft, count
+        hard, hard_count = student.family.loss(student.net, mine, judge)
+        # both means per counted thing, brought to one count so that the sum stays exact under any cut
+        return settings.weight * soft + (1 - settings.weight) * hard * count / hard_count.clamp_min(1e-12), count
+
+    judge = next(iter(student.players))
+    teacher.net.to(next(student.net.parameters()).device)
+    return Objective(student.net, {"all": student.net}, collate, loss)
+
+
+def divergence(given: Tensor, wanted: Tensor, mask: Tensor, settings: Settings, kind: str) -> tuple[Tensor, Tensor]:
+    """Sum over places (B,) of how far `given` (B, T, D) is from `wanted`, and the number of places (B,)."""
+    count = mask.sum(1).float()
+    if kind == "values":
+        return ((given - wanted).square().mean(2) * mask).sum(1), count
+    t = settings.temperature
+    each = F.kl_div(F.log_softmax(given / t, 2), F.log_softmax(wanted / t, 2), reduction="none", log_target=True).sum(2)
+    return (each * mask).sum(1) * t * t, count
+
+
+def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
+    if inputs.get("student") or settings.family or result.model is None:
+        return None
+    return count_parameters(result.model.net) / count_parameters(inputs["model"].net) / settings.size
+
+
+OPERATION = Operation(
+    "distill", Settings, {"model": "model", "data": "data", "student": "model?"}, "model", apply,
+    (Promise("the student has the share of parameters that was asked for, or less", "at most", 1.1, smaller),))

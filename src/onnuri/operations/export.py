@@ -1,0 +1,130 @@
+"""Write a model for another runtime: ONNX, run by ONNX Runtime, with the same answers as the original.
+
+The graph computes the family's `outputs`: a batch's entries in, values (B, T, D) and mask (B, T) out. Packed weights stay
+packed: an int8 initializer with a DequantizeLinear node, so the file is as small as the folder it came from.
+"""
+
+import copy
+import io
+import warnings
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from .. import measure
+from ..attach import bake, packed_weights
+from ..data import Data, Records
+from ..errors import Refusal, needs_extra
+from ..family import Session
+from ..model import Model, with_net
+from ..operation import Log, Operation, Promise, Result
+from ..operation import Settings as Base
+
+LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
+
+
+class Settings(Base):
+    to: Literal["onnx"] = Field("onnx", description="the runtime to write for")
+    opset: int = Field(20, ge=18, le=23, description="version of the ONNX operator set")
+
+
+def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
+    """The same model executed by ONNX Runtime."""
+    if isinstance(model.net, Session):
+        raise Refusal("this model is exported already", "export the model it was made from")
+    if not any(True for _ in model.net.state_dict()):
+        raise Refusal("this model holds no tensors that a graph could compute with", "predict and evaluate run it as it is")
+    if sum(t.numel() * 4 for t in model.net.parameters()) > LARGEST:
+        raise Refusal("an ONNX file holds 2 GB at most", "quantize or distill first")
+    log.progress(0, 3, "tracing")
+    plain = with_net(model, copy.deepcopy(model.net))
+    bake(plain.net)
+    graph = trace(plain, data.records, settings.opset)
+    log.progress(1, 3, "packing")
+    pack_initializers(graph, model.net)
+    log.progress(2, 3, "opening in ONNX Runtime")
+    from ..runtimes.onnx import OnnxSession
+    session = OnnxSession(graph.SerializeToString())
+    session.original = plain.net.to("meta")
+    return Result(model=with_net(model, session))
+
+
+class Graph(nn.Module):
+    """A net as a function from a batch to the family's outputs."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.net, self.outputs = model.net, model.family.outputs
+
+    def forward(self, batch: dict) -> tuple:
+        values, mask = self.outputs(self.net, batch)
+        return values.float(), mask
+
+
+def trace(model: Model, records: Records, opset: int):
+    """The ONNX graph of `model`. Which axes may change is seen from batches of unlike records."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise needs_extra("export", "onnxscript") from None
+    question = model.family.fields(model.assets)[0]
+    records = records[:64]
+    batches = [without_answers(model, records, slice(i, i + 2 + i % 3), question) for i in range(0, max(1, len(records) - 4), 4)]
+    example = max(batches, key=lambda batch: sum(t.numel() for t in batch.values()))
+    axes = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(t.dim()) if axis == 0 or varies(batches, name, axis)}
+            for name, t in example.items()}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(Graph(model).eval(), (example,), dynamo=True, dynamic_shapes=(axes,), opset_version=opset,
+                                    input_names=list(example), output_names=["values", "mask"], verbose=False)
+    assert program is not None
+    buffer = io.BytesIO()
+    program.save(buffer)
+    import onnx
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def without_answers(model: Model, records: Records, part: slice, question: dict) -> dict:
+    """A batch of these records; those entries that only the answers give are left out where the questions suffice."""
+    asked = [{name: record[name] for name in question if name in record} for record in records.list(part)]
+    return model.collate(asked if question else records.list(part))
+
+
+def varies(batches: list[dict], name: str, axis: int) -> bool:
+    return len({batch[name].shape[axis] for batch in batches}) > 1
+
+
+def pack_initializers(graph, net: nn.Module) -> None:
+    """Replace each initializer that equals a packed weight, as stored or turned, by its codes and a DequantizeLinear."""
+    from onnx import helper, numpy_helper
+    known = {}
+    for weight, base in packed_weights(net).values():
+        if base.scale.shape[0] == 1 and base.dtype == torch.float32:
+            value, axis = weight.value.detach().contiguous(), base.view.rows[0]
+            known[value.numpy().tobytes()] = (base.codes, base.scale[0, :, 0], axis, tuple(value.shape))
+            if value.dim() == 2:
+                known[value.t().contiguous().numpy().tobytes()] = (base.codes.t(), base.scale[0, :, 0], 1 - axis, tuple(value.t().shape))
+    for initializer in list(graph.graph.initializer):
+        array = numpy_helper.to_array(initializer)
+        found = known.get(array.tobytes())
+        if found and found[3] == array.shape:
+            codes, scale, axis, _ = found
+            name = initializer.name
+            graph.graph.initializer.remove(initializer)
+            graph.graph.initializer.extend([numpy_helper.from_array(codes.contiguous().numpy(), f"{name}.codes"),
+                                            numpy_helper.from_array(scale.contiguous().numpy(), f"{name}.scale")])
+            graph.graph.node.insert(0, helper.make_node("DequantizeLinear", [f"{name}.codes", f"{name}.scale"], [name],
+                                                        name=f"{name}.dequantize", axis=axis))
+
+
+def parity(settings: Settings, inputs: dict, result: Result) -> float:
+    assert result.model is not None
+    plain = with_net(inputs["model"], copy.deepcopy(inputs["model"].net))
+    bake(plain.net)
+    return measure.largest_difference(plain, result.model, inputs["data"].split("test")[:64])
+
+
+OPERATION = Operation("export", Settings, {"model": "model", "data": "data"}, "model", apply, (
+    Promise("largest relative difference to the original's outputs on real records", "at most", 1e-4, parity),))

@@ -1,0 +1,59 @@
+"""Train a model from scratch or onward, or adopt another folder's body for your own labels."""
+
+import torch
+from pydantic import Field
+
+from ..data import Data, Records
+from ..errors import BadInput, BadSettings
+from ..family import mix
+from ..fit import FitSettings, Objective, fit
+from ..model import Model
+from ..operation import Finding, Log, Operation, Result
+from ..registry import family as find_family
+
+
+class Settings(FitSettings):
+    family: str = Field("", description="the kind of a new model, or of the body to adopt")
+    config: dict = Field({}, description="the new model's design, as NAME=VALUE,...; the family has a default for each")
+
+
+def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) -> Result:
+    """A model fitted to the train split of `data`. Without `model`, or with only the body of one, it begins anew."""
+    train = data.split("train")
+    fresh = model is None
+    if model is None:
+        model = started(settings, train)
+    elif settings.config:
+        raise BadSettings("'config' has no effect on a model that exists", hint="leave --config or MODEL out")
+    if fresh and not model.players:  # a forest is grown by its start; nothing is left to descend
+        return Result(model=model)
+    model.require_players()
+    progress = fit(objective_of(model), train, validation_of(data), settings, log, fresh)
+    return Result(model=model, curves=progress.curves,
+                  findings=[Finding(name, *texts) for name, texts in progress.findings.items()])
+
+
+def started(settings: Settings, records: Records) -> Model:
+    """A new model of the family that was asked for."""
+    if not settings.family:
+        raise BadSettings("a new model needs to know its kind", hint="--family NAME; onnuri families lists them")
+    family = find_family(settings.family)
+    generator = torch.Generator().manual_seed(mix(settings.seed, 0))
+    return Model(family, *family.start(settings.config, records, generator))
+
+
+def objective_of(model: Model) -> Objective:
+    """The family's own loss, player by player."""
+    return Objective(model.net, model.players, lambda records, generators: model.family.collate(records, model.assets, generators),
+                     lambda batch, player: model.family.loss(model.net, batch, player))
+
+
+def validation_of(data: Data) -> Records | None:
+    """The validation split; None where the data are too few to have one."""
+    try:
+        return data.split("validation")
+    except BadInput:
+        return None
+
+
+OPERATION = Operation("train", Settings, {"model": "body?", "data": "data"}, "model", apply)

@@ -1,0 +1,65 @@
+"""What a person sees while an operation works, and where the operation keeps its state meanwhile."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Progress:
+    """An operation's log: a bar with the time left on stderr, warnings, and resumable state in one safetensors file.
+
+    `key` names the work; a state with another key is not ours and is ignored.
+    """
+
+    def __init__(self, title: str, quiet: bool, state: Path | None = None, key: str = ""):
+        self.title, self.state, self.key, self.warnings = title, state, key, list[str]()
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.bar = Bar(TextColumn(f"[bold]{title:10}"), BarColumn(24), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(),
+                       TextColumn("left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[text]}"), console=self.console,
+                       transient=not sys.stderr.isatty(), disable=quiet)
+        self.task = self.bar.add_task(title, total=None, text="")
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.stop()
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.bar.update(self.task, completed=done, total=total, text=text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.console.print(f"[yellow]{self.title}:[/] {text}", markup=True)
+
+    def save_state(self, tensors: dict, facts: dict) -> None:
+        if self.state is None:
+            return
+        from safetensors.torch import save_file
+        partial = self.state.with_suffix(".writing")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial,
+                  metadata={"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)})
+        handle = os.open(partial, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+        os.replace(partial, self.state)
+
+    def load_state(self) -> tuple[dict, dict] | None:
+        if self.state is None or not self.state.exists():
+            return None
+        from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(self.state, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
+                    return None
+                self.warnings = json.loads(metadata["warnings"])
+                return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return None

@@ -1,0 +1,326 @@
+"""The only place with side effects: open -> plan -> apply -> save -> reopen -> promises -> measure -> ledger -> appear.
+
+A result is built beside its place, in `.NAME.partial`, and renamed when everything in it is on the disk: it appears whole
+or not at all. The state of unfinished work is kept there too, so that the same command goes on where it was killed.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from . import __version__, ledger, machine, plan, registry
+from .data import Data
+from .errors import BadInput, BrokenPromise
+from .operation import Operation, Promise, Result, Settings
+
+SAMPLES = 24
+"""Records whose answers are kept with each model, for people to look at."""
+
+
+def execute(name: str, settings: dict[str, Any], inputs: dict[str, str], out: Path | None = None,
+            data_options: dict[str, Any] | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Run the operation `name`. `inputs`: {input: folder or data source}. The ledger line, or the report.
+
+    Raises an OnnuriError, with everything finished intact and the state of unfinished work kept for the next try.
+    """
+    operation = registry.operation(name)
+    chosen = plan.settings_of(operation, settings)
+    require_inputs(operation, inputs, out)
+    with limited_warnings():
+        if operation.gives != "model":
+            return look(operation, chosen, inputs, out, data_options or {}, quiet)
+        assert out is not None
+        plan.check_output(out, overwrite=False)
+        with staging(out) as partial:
+            return transform(operation, chosen, inputs, out, partial, data_options or {}, quiet)
+
+
+def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | None) -> None:
+    """Every input that the operation takes is there, and none that it does not."""
+    faults = [f"{operation.name} needs {kind.rstrip('?')}: {name}" for name, kind in operation.takes.items()
+              if not kind.endswith("?") and name not in inputs]
+    faults += [f"{operation.name} takes no {name}" for name in inputs if name not in operation.takes]
+    if operation.gives == "model" and out is None:
+        faults.append(f"{operation.name} needs --out, the folder of its result")
+    if faults:
+        raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
+
+
+# ------------------------------------------------------------------------------------------------------- opening inputs
+
+def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as objects, checked against each other."""
+    from .model import Model, open_model
+    from .sources import open_data
+    found: dict[str, Any] = {}
+    for name, kind in operation.takes.items():
+        if name in inputs and kind.startswith("data"):
+            found[name] = open_data(inputs[name], **options)
+    for name, kind in operation.takes.items():
+        if name in inputs and kind.startswith("body"):
+            found[name] = body(Path(inputs[name]), settings, found["data"])
+        elif name in inputs and kind.startswith("model"):
+            found[name] = open_model(inputs[name])
+    for model in [value for value in found.values() if isinstance(value, Model)]:
+        for data in [value for value in found.values() if isinstance(value, Data)]:
+            plan.check_model_and_data(model, data)
+    return found
+
+
+def body(folder: Path, settings: Any, data: Data):
+    """A model to train onward: opened as it is, or adopted for the labels of the data where another kind is asked for."""
+    import torch
+
+    from .family import mix
+    from .hub import check_folder
+    from .model import Model, open_model
+    family = registry.family(settings.family) if settings.family else None
+    check_folder(folder)
+    if family is None or (family.claims(folder) and not settings.new_head):
+        return open_model(folder)
+    generator = torch.Generator().manual_seed(mix(settings.seed, 0))
+    return Model(family, *family.adopt(folder, data.split("train"), generator), folder=folder)
+
+
+def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the ledger says of the inputs."""
+    return [{"role": role, "path": where, "digest": found[role].digest if isinstance(found[role], Data)
+             else ledger.folder_digest(Path(where))} for role, where in inputs.items()]
+
+
+# ------------------------------------------------------------------------------------------------ operations that only look
+
+def look(operation: Operation, settings: Settings, inputs: dict[str, str], out: Path | None, options: dict, quiet: bool) -> dict:
+    """Apply an operation that changes no model; its report, or where its records were written."""
+    from .progress import Progress
+    found = opened(operation, settings, inputs, options)
+    if getattr(settings, "split", None) == "auto":
+        settings = settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
+    with Progress(operation.name, quiet) as log:
+        result = operation.apply(settings, log, **found)
+    if result.records is not None:
+        from .answers import write_records
+        if out is None:
+            raise BadInput(f"{operation.name} needs --out, the file of its answers")
+        plan.check_output(out, overwrite=False)
+        write_records(result.records, out)
+        return {"operation": operation.name, "records": len(result.records), "out": str(out)}
+    report = {"operation": operation.name, "settings": settings.model_dump(), "inputs": described(inputs, found),
+              **(result.report or {})}
+    if out is not None:
+        plan.check_output(out, overwrite=False)
+        write_whole(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def held_out(folder: Path, data: Data) -> str:
+    """`test` where the ledger says that the model was made with these data, else `all`."""
+    seen = {entry.get("digest") for line in ledger.read(folder) for entry in line.get("inputs", [])}
+    return "test" if data.digest in seen else "all"
+
+
+# ------------------------------------------------------------------------------------------- operations that give a model
+
+def transform(operation: Operation, settings: Settings, inputs: dict[str, str], out: Path, partial: Path,
+              options: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Apply, save, reopen, check, measure, write the evidence, and let the folder appear. The ledger line."""
+    from .model import open_model, tensor_digest, write_model
+    from .progress import Progress
+    found = opened(operation, settings, inputs, options)
+    sources = described(inputs, found)
+    key = sha256(ledger.canonical({"operation": operation.name, "settings": settings.model_dump(), "inputs": sources,
+                                   "version": __version__}).encode()).hexdigest()
+    started, meter = datetime.now(UTC), machine.Meter()
+    with Progress(operation.name, quiet, partial / "state.safetensors", key) as log:
+        result = operation.apply(settings, log, **found)
+    seconds, energy = meter.seconds, meter.energy()
+    assert result.model is not None
+    if not is_main_process():
+        return {"operation": operation.name, "out": str(out)}
+    folder = fresh_folder(partial / "result")
+    write_model(result.model, folder)
+    tensors = tensor_digest(result.model.net)
+    result.model = open_model(folder)
+    kept = check_promises(operation, settings, inputs, found["data"], result, tensors)
+    line: dict[str, Any] = {
+        "operation": operation.name, "family": result.model.family.name, "task": result.model.family.tag,
+        "settings": settings.model_dump(), "data_options": options, "seed": getattr(settings, "seed", 0), "inputs": sources,
+        "output": {"tensors": tensors}, "versions": versions(), "machine": machine.describe(),
+        "started": started.isoformat(timespec="seconds"), "seconds": seconds, "peak_memory_bytes": machine.peak_memory(),
+        "energy": machine.as_dict(energy), "before": before(inputs, found["data"]),
+        "after": None, "promises": kept, "findings": [vars(finding) for finding in result.findings],
+        "warnings": log.warnings, "curves": thin(result.curves), "key": key,
+    }
+    line["after"] = measured(result.model, found["data"], folder)
+    finish(folder, parents(inputs, operation), line)
+    broken = [promise for promise in kept if not promise["kept"]]
+    place = out.with_name(out.name + ".broken") if broken else out
+    appear(folder, place)
+    if broken:
+        raise BrokenPromise(*(f"{p['text']}: {p['value']:.3g}, promised {p['sense']} {p['bound']:.3g}" for p in broken),
+                            hint=f"the result is kept in {place} to be looked at; do not ship it")
+    return ledger.read(place)[-1]
+
+
+def check_promises(operation: Operation, settings: Settings, inputs: dict[str, str], data: Data, result: Result,
+                   tensors: str) -> list[dict[str, Any]]:
+    """Measure every promise on the reopened result against the inputs opened anew (the operation may have changed them)."""
+    from .model import open_model, tensor_digest
+    fresh: dict[str, Any] = {name: open_model(inputs[name]) for name, kind in operation.takes.items()
+                             if kind.startswith("model") and name in inputs and operation.promises}
+    fresh["data"] = data
+    assert result.model is not None
+    reopened = float(tensor_digest(result.model.net) != tensors)
+    checks = [(Promise("tensors that differ after saving and opening again", "at most", 0.0, lambda *_: reopened))]
+    kept = []
+    for promise in [*checks, *operation.promises]:
+        value = promise.measure(settings, fresh, result)
+        if value is not None:
+            right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
+            kept.append({"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right})
+    return kept
+
+
+def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
+    """The measurement on the test split; its first answers are kept in the folder for people to look at."""
+    from .answers import jsonable
+    from .measure import measure
+    test = data.split("test")
+    answers = model.sample(test[:SAMPLES].list(), 0)
+    scores = f"{model.answer}_scores"
+    samples = [{"answer": jsonable(a.get(model.answer)), "scores": jsonable(a.get(scores))} for a in answers]
+    (folder / "onnuri" / "reports").mkdir(parents=True, exist_ok=True)
+    (folder / "onnuri" / "samples.json").write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
+    return measure(model, test)
+
+
+def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
+    """The score of the model that came in: from its own ledger where it was measured on these data, else measured now."""
+    from .measure import measure
+    from .model import open_model
+    if "model" not in inputs:
+        return None
+    lines = ledger.read(Path(inputs["model"]))
+    if lines and lines[-1].get("after") and any(e.get("digest") == data.digest for e in lines[-1]["inputs"]):
+        return lines[-1]["after"]
+    try:
+        model = open_model(inputs["model"])
+        plan.check_model_and_data(model, data)
+        return measure(model, data.split("test"))
+    except BadInput:  # a body without a head of its own, or with other labels, has no score
+        return None
+
+
+def parents(inputs: dict[str, str], operation: Operation) -> list[dict[str, Any]]:
+    """The ledger of the model that the operation was done to."""
+    return ledger.read(Path(inputs["model"])) if "model" in inputs else []
+
+
+def finish(folder: Path, lines: list[dict], line: dict) -> None:
+    """Write card, report page and ledger; everything is in the folder afterwards."""
+    from .card import card
+    from .report import operation_page
+    (folder / "README.md").write_text(card([*lines, line]), encoding="utf-8")
+    page = folder / "onnuri" / "reports" / f"{len(lines) + 1:03d}-{line['operation']}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(operation_page(line), encoding="utf-8")
+    line["output"]["files"] = ledger.file_digests(folder)
+    ledger.write(folder, lines, line)
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose versions can change a result."""
+    from importlib.metadata import PackageNotFoundError, version
+    found = {"onnuri": __version__}
+    for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[str, list[tuple[int, float]]]:
+    """Curves with at most `most` points each, the last kept: a picture shows no more."""
+    return {name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]] for name, curve in curves.items()}
+
+
+# ------------------------------------------------------------------------------------------------ whole or not at all
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """`.NAME.partial` beside the place of the result, locked; removed when the work succeeds."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = open(partial / "lock", "w")  # noqa: SIM115  closed below, after the folder is gone
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written: {error.strerror}") from error
+    try:
+        if is_main_process():
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise BadInput(f"another process is writing {out}") from None
+    try:
+        yield partial
+        if is_main_process():
+            (partial / "state.safetensors").unlink(missing_ok=True)
+    finally:
+        if is_main_process() and not (partial / "state.safetensors").exists():
+            shutil.rmtree(partial, ignore_errors=True)
+        lock.close()
+
+
+def fresh_folder(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def appear(folder: Path, place: Path) -> None:
+    """Put every file on the disk, then rename the folder to its place."""
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
+    if place.exists():
+        shutil.rmtree(place)
+    os.rename(folder, place)
+    sync(place.parent)
+
+
+def sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+
+
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def limited_warnings() -> Iterator[None]:
+    """Libraries' advice to programmers is not for the user of a command."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
