@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ Form = Callable[[float], str]
 Point = tuple[float, float | None]  # None: a value that is not a finite number
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-COLORS = ("#2b6591", "#b0722a", "#3d7f6b", "#8a5a83", "#7c7a36", "#6c757d")
 DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # colors alone do not tell everybody
 MUTED, RULE, BAD = "var(--muted, #667)", "var(--rule, #ddd)", "var(--bad, #b3402f)"
 THOUSANDS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -41,10 +40,7 @@ def finite(value: Any) -> float | None:
 
 
 def tick_text(value: float) -> str:
-    """0.25, 1500, 20k, 2e-4."""
-    if value and abs(value) < 1e-3:
-        mantissa, power = f"{value:.3e}".split("e")
-        return f"{float(mantissa):g}e{int(power)}"
+    """0.25, 1500, 20k, 2e-05."""
     return thousands(value) if abs(value) >= 1e4 else f"{value:.6g}"
 
 
@@ -78,23 +74,17 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
 
-def axis(values: Iterable[float], start: float, end: float, log: bool = False, form: Form = tick_text,
+def axis(values: list[float], start: float, end: float, log: bool = False, form: Form = tick_text,
          whole: bool = False, pad: float = 0.05, apart: float = 64) -> Axis:
-    """An axis that holds all `values`, with air (the share `pad`) and `apart` pixels per tick."""
-    values = list(values)
-    low, high = spread(min(values), max(values), log, pad)
-    count = max(2, int(abs(end - start) / apart))
-    marks = log_ticks(low, high, count) if log else even_ticks(low, high, count, whole)
-    return Axis(low, high, start, end, log, marks, form)
-
-
-def spread(low: float, high: float, log: bool, pad: float) -> tuple[float, float]:
-    """The range widened by the share `pad`; equal values get a range around them."""
+    """An axis that holds all `values` with air (the share `pad`; equal values get a range around them)."""
+    low, high, count = min(values), max(values), max(2, int(abs(end - start) / apart))
     if log:
         factor = (high / low) ** pad if high / low > 1.001 else 2.0
-        return low / factor, high * factor
+        low, high = low / factor, high * factor
+        return Axis(low, high, start, end, log, log_ticks(low, high, count), form)
     air = (high - low) * pad if high - low > 1e-9 * abs(high) else abs(high) * 0.1 or 1.0
-    return low - air, high + air
+    low, high = low - air, high + air
+    return Axis(low, high, start, end, log, even_ticks(low, high, count, whole), form)
 
 
 def even_ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
@@ -120,7 +110,7 @@ def log_ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 def color(index: int) -> str:
     """The color of series `index`, as the page defines it."""
-    return f"var(--c{index % len(COLORS) + 1}, {COLORS[index % len(COLORS)]})"
+    return f"var(--c{index % len(DASHES) + 1}, #2b6591)"
 
 
 def escape(words: Any) -> str:
@@ -139,7 +129,7 @@ def text_width(words: Words) -> float:
         return max(map(text_width, words))
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in words)
     narrow = sum(letter in " .,:;'|!ijl\u00a0" for letter in words)
-    return FONT * (wide + 0.34 * narrow + 0.61 * (len(words) - wide - narrow))
+    return FONT * (wide + 0.34 * narrow + 0.65 * (len(words) - wide - narrow))
 
 
 def text(x: float, y: float, words: Words, anchor: str = "start", tint: str = "currentColor",
@@ -203,7 +193,7 @@ def curves(series: Mapping[Any, Sequence], x: Words, y: Words, log_y: bool = Fal
     if not seen:
         return note(f"{plain(y)} - {plain(x)}", width)
     key, rows = legend(list(points), width) if len(points) > 1 else ("", 0)
-    up = axis(seen, height - 2 * LINE - 6, (rows + 1) * LINE + 10, log_y, apart=42)
+    up = axis(seen, height - 2 * LINE - 6, (rows + 1) * LINE + 10, log_y, apart=34)
     across = axis(steps, gutter(up), width - 14, whole=all(step == int(step) for step in steps), pad=0.0)
     drawn = "".join(curve(values, across, up, index) for index, values in enumerate(points.values()))
     about = "; ".join(f"{plain(name)}: {kept[-1][1]}" for name, kept in points.items())
@@ -240,7 +230,8 @@ def curve(points: list[Point], across: Axis, up: Axis, index: int) -> str:
         elif run:
             parts += [path(run, style), dot(*run[-1], 2.6, f"fill:{color(index)}")]
             run = []
-    broken = [step for step, value in points if value is None][:20]
+    broken = [step for before, (step, value) in pairwise([(0.0, 0.0), *points])
+              if value is None and before[1] is not None]
     return "".join(parts + [cross(across.at(step), up.end - 6, step) for step in broken])
 
 
@@ -272,7 +263,7 @@ def pareto(points: list[dict], x: Words, y: Words, better: str = "up", form: For
         return note(f"{plain(y)} - {plain(x)}", width)
     ends = [end for point in points for end in reach(point)]
     up = axis(ends, height - 2 * LINE - 6, 30, form=form, pad=0.12, apart=48)
-    across = axis([point["x"] for point in points], gutter(up), width - 14, True, byte_text, False, 0.2, 90)
+    across = axis([point["x"] for point in points], gutter(up), width - 14, True, byte_text, False, 0.25, 90)
     best = front(points, better)
     places = [(across.at(point["x"]), up.at(point["y"])) for point in best]
     joined = path(places, f"stroke:{color(0)};stroke-width:1.2;opacity:.5")
@@ -310,18 +301,21 @@ def mark(point: dict, across: Axis, up: Axis, best: bool) -> str:
 
 
 def labels(points: list[dict], across: Axis, up: Axis, joined: list[tuple[float, float]]) -> str:
-    """A label beside each point, or a way off with a thin line to it: clear of all marks, labels and such lines,
-    and of the joining line where that can be had."""
+    """A label beside each point, or a way off with a thin line to it: clear of dots, labels and such lines,
+    and of whiskers and the joining line where that can be had."""
+    plot = (across.start, up.end - 10, across.end + 14, up.start)
     centers = [(across.at(point["x"]), up.at(point["y"])) for point in points]
-    marks = [(x - 6, min([y - 6, *map(up.at, reach(point))]), x + 6, max([y + 6, *map(up.at, reach(point))]))
-             for (x, y), point in zip(centers, points)]
-    way, taken, parts = [bead for ends in pairwise(joined) for bead in beads(*ends)], [], []
+    ends = [[up.at(end) for end in reach(point)] for point in points]
+    whiskers = [(x - 3, min(end), x + 3, max(end)) for (x, _), end in zip(centers, ends)]
+    way = [bead for ends in pairwise(joined) for bead in beads(*ends, count=40)]
+    dots, taken, parts = [(x - 6, y - 6, x + 6, y + 6) for x, y in centers], [], []
     for center, point in zip(centers, points):
         name, size = str(point["label"]), str(point.get("x_text") or "")
-        spots = [(box, leader) for box, leader in around(*center, text_width(name) * 1.08 + text_width(size) + 6)
-                 if inside(box, across, up) and not touches([box], marks + taken) and not touches(leader, taken)]
-        if spots:
-            box, leader = min(spots, key=lambda spot: touches([spot[0]], way))
+        spots = [spot for spot in around(*center, text_width(name) * 1.08 + text_width(size) + 6)
+                 if inside(spot[0], plot) and not touches([spot[0]], dots + taken)]
+        clear = (spot for walls in (whiskers + way, whiskers, []) for spot in spots
+                 if not touches([spot[0]], walls) and not touches(spot[1][3:], dots + taken))
+        for box, leader in islice(clear, 1):
             taken += [box, *leader]
             parts.append(path([center, leader[-1][:2]], f"stroke:{MUTED};stroke-width:.7") if leader else "")
             parts.append(named(box[0], box[3] - 4, name, size))
@@ -334,19 +328,20 @@ def named(x: float, y: float, name: str, figure: str) -> str:
     return text(x, y, name, marks=' font-weight="600"').removesuffix("</text>") + aside
 
 
-def beads(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
+def beads(start: tuple[float, float], end: tuple[float, float], count: int = 12) -> list[Box]:
     """A line as a row of points, each a box without size, so that boxes can be tested against it."""
-    return [(x, y, x, y) for x, y in np.linspace(start, end, 40).tolist()]
+    return [(x, y, x, y) for x, y in np.linspace(start, end, count).tolist()]
 
 
 def around(x: float, y: float, need: float) -> list[tuple[Box, list[Box]]]:
     """Places for a label of width `need`, best first, and the line that leads to each (empty when near)."""
     found = []
-    for far in (11, 20, 32, 46, 62, 80, 100, 125):
-        for turn in (0, 180, 30, 150, -30, -150, 60, 120, -60, -120):
-            end = x + far * math.cos(math.radians(turn)), y - far * math.sin(math.radians(turn))
-            left = end[0] if abs(turn) < 90 else end[0] - need
-            found.append(((left, end[1] - 8, left + need, end[1] + 8), beads((x, y), end) if far > 20 else []))
+    for far in (11, 20, 32, 46, 62, 80, 100, 125, 150):
+        for turn in (0, 180, 30, 150, -30, -150, 60, 120, -60, -120, 75, 105, -75, -105):
+            right, y2 = x + far * math.cos(math.radians(turn)), y - far * math.sin(math.radians(turn))
+            left = right if abs(turn) < 90 else right - need
+            leader = beads((x, y), (right, y2)) if far > 20 else []
+            found.append(((left, y2 - 8, left + need, y2 + 8), leader))
     return found
 
 
@@ -356,14 +351,14 @@ def touches(ones: list[Box], others: list[Box]) -> bool:
                for one in ones for other in others)
 
 
-def inside(box: Box, across: Axis, up: Axis) -> bool:
-    """Whether a box lies in the plot."""
-    return across.start <= box[0] and box[2] <= across.end + 14 and up.end - 10 <= box[1] and box[3] <= up.start
+def inside(box: Box, plot: Box) -> bool:
+    """Whether a box lies wholly in another."""
+    return plot[0] <= box[0] and plot[1] <= box[1] and box[2] <= plot[2] and box[3] <= plot[3]
 
 
 def bars(rows: list[dict], title: Words, form: Form = tick_text, width: float = 440) -> str:
     """Bars from zero under their names and values; a row: {label, value, low?, high?} (the whisker)."""
-    known = [value for row in rows for key in ("value", "high") if (value := finite(row.get(key))) is not None]
+    known = [end for row in rows for key in ("value", "high") if (end := finite(row.get(key))) is not None]
     if not known:
         return note(plain(title), width)
     scale = (width - 4) / (max(known) if max(known) > 0 else 1.0)
@@ -378,7 +373,7 @@ def bar(row: dict, y: float, scale: float, form: Form) -> str:
     if value is None:
         return named(0, y, str(row["label"]), "–")
     end = max(value, 0) * scale
-    drawn = f'<rect y="{y + 7}" width="{end:.1f}" height="10" rx="1.5" style="fill:{color(0)};opacity:.8"/>'
+    drawn = f'<rect y="{y + 7}" width="{end:.1f}" height="10" rx="1" style="fill:{color(0)};opacity:.8"/>'
     if high is not None:
         low, high = max(finite(row.get("low", value)) or 0, 0) * scale, max(high, 0) * scale
         places = [(low, y + 12), (high, y + 12), (high, y + 8), (high, y + 16)]
@@ -394,8 +389,7 @@ def picture(pixels: np.ndarray, alt: str = "", size: int = 112) -> str:
     if pixels.size == 0 or pixels.shape[2:] not in ((), (3,), (4,)) or pixels.ndim < 2:
         return f'<span class="note">{escape(f"no picture: shape {pixels.shape}")}</span>'
     image = Image.fromarray(np.ascontiguousarray(np.clip(pixels, 0, 255), dtype=np.uint8))
-    scale = size / max(image.size)
-    scale = int(scale) if scale >= 1 else scale
+    scale = size // max(image.size) or size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     image.thumbnail((2 * size, 2 * size))
     held = io.BytesIO()

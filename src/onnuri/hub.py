@@ -17,6 +17,7 @@ from torch import nn
 from .errors import BadInput
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -184,13 +185,14 @@ def merged(defaults: dict, config: dict) -> dict:
 # ---------------------------------------------------------------------------------------------- places to look at
 
 def hub_blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
-    """{name: (block, feature axis)}: where activations can be read. The modules that the library itself never splits
-    over devices, else the entries of the outermost lists; no block contains another."""
+    """{name: (block, feature axis)}: where activations can be read. The modules that the library itself never
+    splits over devices, else the entries of the outermost lists; no block contains another."""
     attends = any("Attention" in type(module).__name__ for module in net.modules())
     unsplit = set(getattr(net, "_no_split_modules", None) or ())
     names = outermost([name for name, module in net.named_modules() if type(module).__name__ in unsplit])
     names = names or list_entries(net, nn.ModuleList) or list_entries(net, nn.Sequential)
-    return {name: (block, feature_axis(block, attends)) for name in names for block in [net.get_submodule(name)]}
+    blocks = {name: net.get_submodule(name) for name in names}
+    return {name: (block, feature_axis(block, attends)) for name, block in blocks.items()}
 
 
 def list_entries(net: nn.Module, kind: type[nn.Module]) -> list[str]:
@@ -206,8 +208,8 @@ def outermost(names: list[str]) -> list[str]:
 
 
 def feature_axis(block: nn.Module, net_attends: bool) -> int:
-    """1 where a block puts out pictures (B, C, H, W), else -1. A net with attention flattens the patches that its
-    embedding cuts out, and what attends puts out a sequence."""
+    """1 where a block puts out pictures (B, C, H, W), else -1. A net with attention flattens the patches that
+    its embedding cuts out, and what attends puts out a sequence."""
     inside = [type(module).__name__ for module in block.modules()]
     convolves = any(isinstance(module, nn.Conv2d) for module in block.modules())
     flattens = net_attends and any("Attention" in name or "Embedding" in name for name in inside)

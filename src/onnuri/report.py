@@ -1,9 +1,8 @@
 """The report page: one HTML file that needs no network, for a whole recipe or for one operation.
 
-The figures become words and charts here; `report.html.j2` only lays them out. All of them come from ledger lines,
-and any part of a line may be missing (a forest has no curves, a first training has nothing before it): what was
-not measured is shown as a dash, never as a zero. Text that a person reads is a pair (English, Korean); names,
-findings, promises and warnings stay in the words in which the ledger has them.
+The figures become words and charts here; `report.html.j2` lays them out. All come from ledger lines, any part
+of which may be missing: what was not measured is a dash, never a zero. Our words are pairs (English, Korean);
+names, findings, promises and warnings stay as the ledger has them.
 """
 
 import json
@@ -22,10 +21,13 @@ from . import draw
 Pair = tuple[str, str]
 DASH = "–"
 SPACE = "\u00a0"  # between a figure and its unit: they stay on one line
-SHARES = ("accuracy", "precision", "recall", "f1", "exact_match", "agreement")  # metrics written as percentages
-KOREAN = {"accuracy": "정확도", "loss": "손실", "validation": "검증", "training": "학습", "learning rate": "학습률",
-          "gradient norm": "기울기 크기", "step": "스텝", "perplexity": "퍼플렉시티"}
+SHARES = ("accuracy", "precision", "recall", "f1", "exact_match", "agreement")  # metrics written in percent
+KOREAN = {"accuracy": "정확도", "loss": "손실", "validation": "검증", "training": "학습", "step": "스텝",
+          "learning rate": "학습률", "gradient norm": "기울기 크기", "perplexity": "퍼플렉시티"}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
+EMPTY = {"settings": {}, "inputs": [], "output": {}, "versions": {}, "machine": {}, "promises": [],
+         "warnings": [], "energy": {}, "before": None, "after": None, "findings": None, "seconds": None,
+         "peak_memory_bytes": None, "digest": ""}
 
 
 def recipe_page(title: str, steps: list[dict], samples: list[dict], seconds: float, machine: dict) -> str:
@@ -36,7 +38,7 @@ def recipe_page(title: str, steps: list[dict], samples: list[dict], seconds: flo
 
 
 def operation_page(line: dict) -> str:
-    """The page of one ledger line, which lies in the model's own folder as onnuri/reports/NNN-operation.html."""
+    """The page of one ledger line, which lies in the model's folder as onnuri/reports/NNN-operation.html."""
     name = str(line.get("operation") or "operation")
     steps = [{"name": name, "operation": name, "line": line}]
     return page(name, steps, [], line.get("seconds"), line.get("machine") or {}, commands=["onnuri verify ."])
@@ -50,10 +52,10 @@ def page(title: str, steps: list[dict], samples: list[dict], seconds: float | No
     return template().render(
         title=title, headline=headline(measured, len(steps), seconds), lede=lede(measured),
         facts=facts(steps, seconds, machine), broken=broken(steps), pareto=size_against_score(measured),
-        rows=rows(steps), bars=speed_and_energy(measured), samples=[sample(one) for one in samples],
+        rows=rows(steps, measured), methods=energy_methods(measured), bars=speed_and_energy(measured),
+        samples=[sample(one) for one in samples if one], ledger=[entry(step) for step in steps],
         trained=[training(step) for step in steps if step["curves"] or step["findings"]],
-        ledger=[entry(step) for step in steps], version=steps[-1]["versions"].get("onnuri", "") if steps else "",
-        **more)
+        version=steps[-1]["versions"].get("onnuri", "") if steps else "", **more)
 
 
 @cache
@@ -66,13 +68,10 @@ def template():
 
 def complete(step: dict) -> dict:
     """A step with its ledger line spread out and every missing part empty."""
-    empty = {"settings": {}, "inputs": [], "output": {}, "versions": {}, "machine": {}, "promises": [],
-             "warnings": [], "curves": {}, "energy": {}}
     line = {name: value for name, value in (step.get("line") or {}).items() if value is not None}
     known = {name: step.get(name) or line.get(name) or "" for name in ("name", "operation", "path")}
     curves = {name: points for name, points in line.get("curves", {}).items() if points}
-    rest = {name: line.get(name) for name in ("before", "after", "findings", "seconds", "peak_memory_bytes")}
-    return {**empty, **line, **rest, **known, "curves": curves}
+    return {**EMPTY, **line, **known, "curves": curves}
 
 
 # --- figures in words
@@ -134,12 +133,17 @@ def interval_text(metric: str, interval: Any) -> str:
     return f"{low.removesuffix(f'{SPACE}%')}–{high}"
 
 
+def joules_text(value: float | None) -> str:
+    """195 J, 500 mJ."""
+    return scaled(value, "J")
+
+
 def energy_text(energy: dict | None) -> str:
     """1.20 J ± 50 %."""
     if not energy:
         return DASH
-    error = draw.finite(energy.get("error"))
-    return scaled(energy.get("joules"), "J") + (f" ±{SPACE}{100 * error:.0f}{SPACE}%" if error is not None else "")
+    joules, error = joules_text(energy.get("joules")), draw.finite(energy.get("error"))
+    return joules if error is None else f"{joules} ±{SPACE}{100 * error:.0f}{SPACE}%"
 
 
 def words(name: str) -> Pair:
@@ -157,7 +161,7 @@ def score_of(measurement: dict) -> tuple[str, float | None, str]:
 
 
 def measurements(steps: list[dict]) -> list[tuple[str, dict]]:
-    """(name, measurement) of every model, in order: what was there before the first step, then what each step made."""
+    """(name, measurement) of every model: what was there before the first step, then what each step made."""
     before = [("before", step["before"]) for step in steps[:1] if step["before"]]
     return before + [(step["name"], step["after"]) for step in steps if step["after"]]
 
@@ -165,7 +169,7 @@ def measurements(steps: list[dict]) -> list[tuple[str, dict]]:
 def headline(measured: list[tuple[str, dict]], count: int, seconds: float | None) -> Pair:
     """The page's first sentence, written from the figures of the first and the last model."""
     if not measured:
-        return f"{count} steps in {time_text(seconds)}", f"{count}단계, {time_text(seconds)}"
+        return f"{counted(count)[0]}, {time_text(seconds)}", f"{counted(count)[1]}, {time_text(seconds)}"
     first, last = measured[0][1], measured[-1][1]
     metric, after, _ = score_of(last)
     start = score_of(first)
@@ -177,42 +181,49 @@ def headline(measured: list[tuple[str, dict]], count: int, seconds: float | None
     return ", ".join(filter(None, (sizes[0], english))), ", ".join(filter(None, (sizes[1], korean)))
 
 
+def counted(steps: int) -> Pair:
+    """1 step, 2 steps."""
+    return f"{steps} step{'s' * (steps != 1)}", f"{steps}단계"
+
+
 def size_change(first: float | None, last: float | None) -> Pair:
     """From 1.2 MB to 38 kB: 31× smaller. One size when it hardly changed."""
+    start, end, factor = size_text(first, 2), size_text(last, 2), change(first, last)
+    if not factor:
+        return (end, end) if last else ("", "")
+    return f"From {start} to {end}: {factor[0]}", f"{start}에서 {end}로: {factor[1]}"
+
+
+def change(first: float | None, last: float | None) -> Pair | None:
+    """31× smaller; nothing below five percent."""
     if not first or not last or abs(math.log(first / last)) < 0.05:
-        return (size_text(last, 2), size_text(last, 2)) if last else ("", "")
-    start, end, factor = size_text(first, 2), size_text(last, 2), times(first, last)
-    return (f"From {start} to {end}: {factor}× {'smaller' if first > last else 'larger'}",
-            f"{start}에서 {end}로: {factor}배 {'작아짐' if first > last else '커짐'}")
-
-
-def times(first: float, last: float) -> str:
-    """How many times the larger holds the smaller: 31, 3.9."""
-    factor = max(first, last) / min(first, last)
-    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
+        return None
+    factor = number(max(first, last) / min(first, last), 2).removesuffix(".0")
+    if first > last:
+        return f"{factor}×{SPACE}smaller", f"{factor}분의{SPACE}1"
+    return f"{factor}×{SPACE}larger", f"{factor}배"
 
 
 def lede(measured: list[tuple[str, dict]]) -> Pair | None:
     """How sure the headline is: the confidence intervals of the scores that it names."""
     ends = [measured[0][1], measured[-1][1]] if len(measured) > 1 else [one for _, one in measured]
-    shown = [interval_text(score_of(one)[0], one.get("interval")) for one in ends]
-    if not any(shown) or len({score_of(one)[0] for one in ends}) > 1:
+    ranges = [interval_text(score_of(one)[0], one.get("interval")) for one in ends]
+    if not any(ranges) or len({score_of(one)[0] for one in ends}) > 1:
         return None
-    ranges, method = " → ".join(text or DASH for text in shown), ends[-1].get("interval_method") or ""
-    records = ends[-1].get("records")
-    counted = (f"{records:,} test records", f"검증 기록 {records:,}개") if records else ("", "")
-    return (f"Confidence interval {ranges} ({', '.join(filter(None, (method, counted[0])))})",
-            f"신뢰구간 {ranges} ({', '.join(filter(None, (method, counted[1])))})")
+    method, records = ends[-1].get("interval_method") or DASH, ends[-1].get("records") or DASH
+    shown = " → ".join(text or DASH for text in ranges)
+    return (f"Confidence interval {shown} ({method}, {records} records)",
+            f"신뢰구간 {shown} ({method}, 기록 {records}개)")
 
 
 def facts(steps: list[dict], seconds: float | None, machine: dict) -> list[tuple[Pair, str, Any]]:
     """The line of small facts under the headline: (name, figure, what to add)."""
     kept = [promise.get("kept") for step in steps for promise in step["promises"]]
     memory = draw.finite(machine.get("memory_gib"))
-    parts = [f"{machine['cores']} cores" if machine.get("cores") else "",
+    parts = [f"{machine['cores']}{SPACE}cores" if machine.get("cores") else "",
              f"{number(memory)}{SPACE}GiB" if memory else "", machine.get("system")]
     energy = total_energy(steps)
-    found = [(("Time", "시간"), time_text(seconds), (f"{len(steps)} steps", f"{len(steps)}단계")),
+    found = [(("Time", "시간"), time_text(seconds), counted(len(steps))),
              (("Promises kept", "지킨 약속"), f"{sum(map(bool, kept))} / {len(kept)}" if kept else DASH, ""),
              (("Energy", "에너지"), energy_text(energy), (energy or {}).get("method", ""))]
     return [*found, (("Machine", "장비"), machine.get("cpu") or DASH, ", ".join(filter(None, parts)))]
@@ -238,61 +249,54 @@ def broken(steps: list[dict]) -> list[tuple[str, dict]]:
 # --- every model
 
 def size_against_score(measured: list[tuple[str, dict]]) -> dict | None:
-    """The Pareto picture, wide and narrow, of the models that are scored alike; equal ones share one point."""
-    if not measured:
-        return None
-    metric, _, better = score_of(measured[-1][1])
-    merged: dict[tuple, dict] = {}
+    """The Pareto picture, wide and narrow, of the models that are scored alike; equal ones share a point."""
+    metric, _, better = score_of(measured[-1][1]) if measured else ("", None, "up")
+    points: dict[tuple, dict] = {}
     for name, one in measured:
-        if score_of(one)[0] == metric and score_of(one)[1] is not None and one.get("bytes"):
-            spot = merged.setdefault((one["bytes"], score_of(one)[1]), {"names": [], "one": one})
-            spot["names"].append(name)
-    points = [point(", ".join(dict.fromkeys(spot["names"])), spot["one"]) for spot in merged.values()]
+        size, (known, score, _) = one.get("bytes"), score_of(one)
+        if known == metric and score is not None and size:
+            label = f"{points[size, score]['label']}, {name}" if (size, score) in points else name
+            low, high = one.get("interval") or (None, None)
+            points[size, score] = {"label": label, "x": size, "y": score, "low": low, "high": high,
+                                   "x_text": size_text(size)}
     form = (lambda value: f"{100 * value:.4g}{SPACE}%") if percent(metric) else draw.tick_text
-    draws = {name: Markup(draw.pareto(points, ("size", "크기"), words(metric), better, form, width, height))
-             for name, width, height in (("wide", 860, 400), ("narrow", 400, 340))}
-    last = measured[-1][1]
-    return {**draws, "better": better, "method": last.get("interval_method") or ""} if points else None
+    dots, names = list(points.values()), (("size", "크기"), words(metric))
+    wide, narrow = (Markup(draw.pareto(dots, *names, better, form, width, height))
+                    for width, height in ((860, 400), (400, 340)))
+    method = measured[-1][1].get("interval_method") or "" if measured else ""
+    return {"wide": wide, "narrow": narrow, "better": better, "method": method} if points else None
 
 
-def point(label: str, one: dict) -> dict:
-    """A model as a point of the picture."""
-    low, high = one.get("interval") or (None, None)
-    return {"label": label, "x": one["bytes"], "y": score_of(one)[1], "x_text": size_text(one["bytes"]), "low": low,
-            "high": high}
-
-
-def rows(steps: list[dict]) -> list[dict]:
-    """The table of all steps: each cell is (figure, what to add)."""
-    before = [{"name": "before", "operation": "", "seconds": None, "peak_memory_bytes": None, "promises": [],
-               "after": step["before"]} for step in steps[:1] if step["before"]]
-    first = next((one.get("bytes") for _, one in measurements(steps) if one.get("bytes")), None)
+def rows(steps: list[dict], measured: list[tuple[str, dict]]) -> list[dict]:
+    """The table of all steps, after a line for what was there before them."""
+    before = [{**EMPTY, "name": "before", "operation": "", "after": step["before"]} for step in steps[:1]
+              if step["before"]]
+    first = next((one["bytes"] for _, one in measured if one.get("bytes")), None)
     return [row(step, step["after"] or {}, first) for step in before + steps]
 
 
 def row(step: dict, one: dict, first: float | None) -> dict:
-    """One step of the table."""
+    """One step of the table; each cell is (figure, what to add)."""
     metric, score, _ = score_of(one)
-    latency, energy = one.get("latency_ms") or {}, one.get("energy_per_1000") or {}
+    latency = one.get("latency_ms") or {}
     kept = [promise.get("kept") is not False for promise in step["promises"]]
     spent = size_text(step["peak_memory_bytes"]) if step["peak_memory_bytes"] else ""
-    return {"name": step["name"], "operation": " · ".join(filter(None, (step["operation"], one.get("runtime")))),
-            "kept": all(kept), "cells": [
-        (score_text(metric, score), interval_text(metric, one.get("interval"))),
-        (size_text(one.get("bytes")), change(first, one.get("bytes"))),
-        (scaled(one.get("parameters"), "", least=1), ""),
-        (ms_text(latency.get("p50")), ms_text(latency.get("p95"))),
-        (energy_text(energy), energy.get("method", "")),
-        (time_text(step["seconds"]), spent),
-        (f"{sum(kept)} / {len(kept)}" if kept else DASH, "")]}
+    cells = [(score_text(metric, score), interval_text(metric, one.get("interval"))),
+             (size_text(one.get("bytes")), change(first, one.get("bytes"))),
+             (scaled(one.get("parameters"), "", least=1), ""),
+             (ms_text(latency.get("p50")), ms_text(latency.get("p95")) if latency else ""),
+             (energy_text(one.get("energy_per_1000")), ""),
+             (time_text(step["seconds"]), spent),
+             (f"{sum(kept)} / {len(kept)}" if kept else DASH, "")]
+    operation = " · ".join(filter(None, (step["operation"], one.get("runtime"))))
+    return {**step, "operation": operation, "kept": all(kept), "cells": cells}
 
 
-def change(first: float | None, size: float | None) -> Pair | str:
-    """31× smaller, beside a size in the table."""
-    if not first or not size or abs(math.log(first / size)) < 0.05:
-        return ""
-    factor, smaller = times(first, size), first > size
-    return f"{factor}× {'smaller' if smaller else 'larger'}", f"{factor}배 {'작음' if smaller else '큼'}"
+def energy_methods(measured: list[tuple[str, dict]]) -> list[str]:
+    """How the energy of the models was found; the models are named when they differ in that."""
+    found = {name: (one.get("energy_per_1000") or {}).get("method") for name, one in measured}
+    methods = list(dict.fromkeys(filter(None, found.values())))
+    return methods if len(methods) < 2 else [f"{name}: {method}" for name, method in found.items() if method]
 
 
 def ms_text(value: float | None) -> str:
@@ -309,8 +313,8 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
         joules, error = draw.finite(spent.get("joules")), draw.finite(spent.get("error")) or 0
         ends = {} if joules is None else {"low": joules * (1 - error), "high": joules * (1 + error)}
         energy.append({"label": name, "value": joules, **ends})
-    charts = ((latency, ("latency, p50 to p95", "지연 시간, p50에서 p95까지"), ms_text),
-              (energy, ("energy per 1,000 predictions", "예측 1,000회당 에너지"), lambda value: scaled(value, "J")))
+    charts = ((latency, ("latency: p50, to p95", "지연 시간: p50, p95까지"), ms_text),
+              (energy, ("energy per 1,000 predictions", "예측 1,000회당 에너지"), joules_text))
     return [Markup(draw.bars(bars, title, form)) for bars, title, form in charts
             if sum(draw.finite(one["value"]) is not None for one in bars) > 1]
 
@@ -318,39 +322,39 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
 # --- samples, training, ledger
 
 def shown(value: Any) -> Any:
-    """A value of a record as a person sees it: a picture, a figure, a text."""
+    """A value of a record as a person sees it: a picture or one line of text."""
     if isinstance(value, np.ndarray) and value.ndim >= 2:
-        return Markup(draw.picture(value, alt="picture"))
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.6g}"
-    return DASH if value is None else plain(value)
+        return Markup(draw.picture(value, alt="picture", size=96))
+    return plain(value)
 
 
 def plain(value: Any) -> str:
-    """A setting or an answer in one line."""
+    """A setting, a figure or an answer in one line."""
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
     if isinstance(value, (dict, list, tuple, bool)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return DASH if value is None else str(value)
 
 
 def wrong(truth: Any, answer: Any) -> bool:
-    """Whether an answer misses the truth. Only a short name or a whole number can be missed: a measured value is
-    never exactly equal, and a long text may be right in other words."""
+    """Whether an answer misses the truth. Only a short name or a whole number can be missed: a measured value
+    is never exactly equal, and a long text may be right in other words."""
     truth = truth.item() if isinstance(truth, np.generic) else truth
     return isinstance(truth, (str, int)) and len(str(truth)) <= 60 and str(answer) != str(truth)
 
 
 def sample(one: dict) -> dict:
     """A record with what each model said to it."""
-    question, truth = one.get("question") or {}, one.get("answer")
-    pictures = [shown(value) for value in question.values() if isinstance(value, np.ndarray) and value.ndim >= 2]
-    fields = [(name, shown(value)) for name, value in question.items()
-              if not (isinstance(value, np.ndarray) and value.ndim >= 2)]
-    said = [{"name": name, "answer": shown(each.get("answer")), "score": each.get("score"),
-             "wrong": wrong(truth, each.get("answer"))} for name, each in (one.get("said") or {}).items() if each]
-    for each in said:
-        each["score"] = "" if draw.finite(each["score"]) is None else f"{each['score']:.2f}"
-    return {"pictures": pictures, "fields": fields, "truth": None if truth is None else shown(truth), "said": said}
+    fields = [(name, shown(value)) for name, value in (one.get("question") or {}).items()]
+    truth, said = one.get("answer"), []
+    for name, each in (one.get("said") or {}).items():
+        answer, score = (each or {}).get("answer"), draw.finite((each or {}).get("score"))
+        said.append({"name": name, "answer": shown(answer), "wrong": wrong(truth, answer),
+                     "score": "" if score is None else f"{score:.2f}"})
+    return {"pictures": [value for _, value in fields if isinstance(value, Markup)], "said": said,
+            "fields": [pair for pair in fields if not isinstance(pair[1], Markup)],
+            "truth": None if truth is None else shown(truth)}
 
 
 def training(step: dict) -> dict:
@@ -360,42 +364,37 @@ def training(step: dict) -> dict:
               if key in left}
     groups = [(words("loss"), losses)] if losses else []
     for y, series in [*groups, *((words(name), {words(name): points}) for name, points in left.items())]:
-        charts.append(Markup(draw.curves(series, words("step"), y, wide_range(y[0], series), 340, 220)))
-    return {"name": step["name"], "operation": step["operation"], "charts": charts, "findings": step["findings"]}
+        charts.append(Markup(draw.curves(series, words("step"), y, wide_range(y[0], series), 300, 200)))
+    return {**step, "charts": charts}
 
 
 def wide_range(name: str, series: dict) -> bool:
-    """Whether values span so much that only a logarithmic axis shows them; a schedule is read by its shape."""
-    values = [value for points in series.values() for _, one in points if (value := draw.finite(one)) is not None]
+    """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
+    values = [value for points in series.values() for _, one in points
+              if (value := draw.finite(one)) is not None]
     if name == "learning rate" or not values or min(values) <= 0:
         return False
-    low, high = np.quantile(values, (0.05, 1.0))
-    return bool(high / low > 100)
+    return bool(max(values) / np.quantile(values, 0.05) > 100)
 
 
 def promise_view(promise: dict) -> dict:
     """A promise with its figures written out."""
-    figures = {name: "" if promise.get(name) is None else plain(round_off(promise[name])) for name in ("value", "bound")}
-    return {"text": promise.get("text", ""), "sense": promise.get("sense") or "", "kept": promise.get("kept"), **figures}
-
-
-def round_off(value: Any) -> Any:
-    """Four significant digits of a float; anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, (float, np.floating)) else value
+    figures = {name: plain(promise.get(name)) for name in ("value", "bound")}
+    return {"text": "", "sense": "", "kept": None, **promise, **figures}
 
 
 def entry(step: dict) -> dict:
     """A ledger line, every part of it, for the folded list."""
-    energy = {key: plain(round_off(value)) for key, value in step["energy"].items()}
-    cost = {"started": step.get("started"), "seconds": round_off(step["seconds"]),
-            "peak memory": size_text(step["peak_memory_bytes"]) if step["peak_memory_bytes"] else None, **energy}
+    memory = step["peak_memory_bytes"] and size_text(step["peak_memory_bytes"])
+    cost = {"started": step.get("started"), "seconds": step["seconds"], "memory": memory, **step["energy"]}
+    inputs = {f"{one.get('role', '')} {one.get('path', '')}": one.get("digest", "") for one in step["inputs"]}
+    output = {**(step["output"].get("files") or {}), "tensors": step["output"].get("tensors")}
+    chain = {name: step.get(name) for name in ("previous", "digest")}
     parts = [(("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
-             (("Inputs", "입력"), {f"{one.get('role', '')} {one.get('path', '')}": one.get("digest", "")
-                                 for one in step["inputs"]}),
-             (("Output", "출력"), {**(step["output"].get("files") or {}), "tensors": step["output"].get("tensors")}),
-             (("Cost", "비용"), cost), (("Versions", "버전"), step["versions"]), (("Machine", "장비"), step["machine"]),
-             (("Hash chain", "해시 사슬"), {"previous": step.get("previous"), "digest": step.get("digest")})]
-    filled = [(name, {key: plain(value) for key, value in part.items() if value is not None}) for name, part in parts]
-    return {"name": step["name"], "operation": step["operation"], "seconds": time_text(step["seconds"]),
-            "digest": str(step.get("digest") or "")[:12], "parts": [part for part in filled if part[1]],
-            "promises": [promise_view(promise) for promise in step["promises"]], "warnings": step["warnings"]}
+             (("Inputs", "입력"), inputs), (("Output", "출력"), output), (("Cost", "비용"), cost),
+             (("Versions", "버전"), step["versions"]), (("Machine", "장비"), step["machine"]),
+             (("Hash chain", "해시 사슬"), chain)]
+    known = [(name, {key: plain(value) for key, value in part.items() if value is not None})
+             for name, part in parts]
+    return {**step, "time": time_text(step["seconds"]), "parts": [part for part in known if part[1]],
+            "promises": [promise_view(promise) for promise in step["promises"]]}

@@ -1,15 +1,17 @@
 """Where records come from: csv, parquet, jsonl, images in a folder per class, text files, `builtin:` and `toy:`.
 
-A source larger than LARGE bytes is converted once, streaming, to an uncompressed Arrow file in the cache folder and
-memory-mapped from there: rows are then read at random without holding the table in memory.
+A source larger than LARGE bytes is converted once, streaming, to a row store in the cache folder and memory-mapped from
+there: rows are then read at random without holding the table in memory.
 """
 
 import hashlib
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -24,7 +26,7 @@ TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 TEXT_CHUNK = 2000  # characters: how long the paragraphs of a text file are joined to make one record
 BUILTIN = ("digits", "breast_cancer", "diabetes", "iris", "wine")
-KINDS = ("number", "category", "text", "image")
+KINDS = get_args(Kind)
 
 
 def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | None = None) -> Data:
@@ -49,7 +51,7 @@ def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:
         raise BadInput(*(f"there is no column '{name}'; {propose(name, records.fields)}" for name in missing))
-    kinds = {**records.fields, **(fields or {})}
+    kinds: dict[str, Kind] = {**records.fields, **(fields or {})}
     answer = answer or records.answer or guess_answer(kinds)
     kept = {name: kind for name, kind in kinds.items() if not fields or name in fields or name == answer}
 
@@ -102,7 +104,7 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
 
 def read_file(path: Path) -> Records:
     if path.suffix in TABLES:
-        return from_frame(read_table(path), path)
+        return from_table([scan(path)], path)
     if path.suffix in (".txt", ".md"):
         return text_records(chunks(read_text(path)))
     raise BadInput(f"{path} has an unknown ending", hint=f"one of {', '.join(TABLES)}, .txt")
@@ -110,66 +112,98 @@ def read_file(path: Path) -> Records:
 
 def read_parts(paths: list[Path]) -> tuple[Records, dict[str, Sequence[int]]]:
     """A train and a test table as one, with the division kept."""
-    frames = [read_table(p) for p in paths]
-    if frames[0].columns != frames[1].columns:
-        raise BadInput(f"{paths[0]} and {paths[1]} have unlike columns: {frames[0].columns} and {frames[1].columns}")
-    rows = range(len(frames[0])), range(len(frames[0]), len(frames[0]) + len(frames[1]))
-    return from_frame(pl.concat(frames, how="vertical_relaxed"), paths[0]), {"train": rows[0], "test": rows[1]}
+    tables = [scan(path) for path in paths]
+    columns = [guarded(path, lambda table=table: table.collect_schema().names()) for path, table in zip(paths, tables)]
+    if columns[0] != columns[1]:
+        raise BadInput(f"{paths[0]} and {paths[1]} have unlike columns: {columns[0]} and {columns[1]}")
+    records = from_table(tables, paths[0].parent)
+    border = guarded(paths[0], lambda: tables[0].select(pl.len()).collect().item())
+    return records, {"train": range(border), "test": range(border, len(records))}
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """The table as a frame; memory-mapped from the cache where it is LARGE."""
+def scan(path: Path) -> pl.LazyFrame:
+    """The table, not read yet."""
     if path.stat().st_size == 0:
         raise BadInput(f"{path} is empty")
-    scan: dict[str, Callable[[], pl.LazyFrame]] = {
-        ".csv": lambda: pl.scan_csv(path, infer_schema_length=10_000),
-        ".tsv": lambda: pl.scan_csv(path, separator="\t", infer_schema_length=10_000),
-        ".parquet": lambda: pl.scan_parquet(path),
-    }
-    lines: Callable[[], pl.LazyFrame] = lambda: pl.scan_ndjson(path, infer_schema_length=10_000)  # noqa: E731
+    if path.suffix == ".parquet":
+        return pl.scan_parquet(path)
+    if path.suffix in (".csv", ".tsv"):
+        return pl.scan_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
+    return pl.scan_ndjson(path, infer_schema_length=10_000)
+
+
+def guarded(path: Path, read: Callable[[], Any]) -> Any:
+    """What `read` gives; whatever the library cannot read becomes BadInput."""
     try:
-        lazy = scan.get(path.suffix, lines)()
-        return lazy.collect() if path.stat().st_size < LARGE else mapped(lazy, path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
+        return read()
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
 
 
-def mapped(lazy: pl.LazyFrame, path: Path) -> pl.DataFrame:
-    """The frame as a memory map of an Arrow file in the cache, written once by streaming."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}{stat.st_size}{stat.st_mtime_ns}".encode()).hexdigest()[:24]
-    target = cache_folder() / f"{key}.arrow"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".partial", delete=False) as partial:
-            lazy.sink_ipc(partial.name, compression="uncompressed")
-        os.replace(partial.name, target)
-    return pl.read_ipc(target, memory_map=True)
+def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
+    """Records of one table in one or more parts, with the kind of each column inferred."""
+    table = pl.concat(parts, how="vertical_relaxed")
+    head = guarded(path, lambda: table.head(1000).collect())
+    fields: dict[str, Kind] = {name: kind_of(head[name], name) for name in head.columns}
+    answer = guess_answer(fields)
+    if answer and fields[answer] == "number":
+        values = guarded(path, lambda: table.select(pl.col(answer).drop_nulls().unique()).collect()[answer])
+        fields[answer] = "category" if looks_categorical(values, path, table) else "number"
+    numbers = [name for name, kind in fields.items() if kind == "number"]
+    infinite = guarded(path, lambda: table.select(pl.col(numbers).cast(pl.Float64).is_infinite().any()).collect())
+    if faults := [f"{path}: the column '{name}' holds infinite numbers" for name in numbers if infinite[name].any()]:
+        raise BadInput(*faults)
+    count, take = guarded(path, lambda: rows_of(table, path))
+
+    def get(rows: Sequence[int]) -> list[Record]:
+        frame = take(rows)
+        columns = [read_column(frame[name], kind, path) for name, kind in fields.items()]
+        return [dict(zip(fields, values)) for values in zip(*columns)]
+
+    return Records(get, range(count), fields, answer)
+
+
+Take = Callable[[Sequence[int]], pl.DataFrame]
+
+
+def rows_of(table: pl.LazyFrame, path: Path) -> tuple[int, Take]:
+    """How many rows there are, and a function that takes some of them: from memory, or from a row store on disk."""
+    size = sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir()))
+    if size < LARGE:
+        frame = table.collect()
+        return len(frame), lambda rows: frame[list(rows)]
+    return row_store(table, path)
+
+
+def row_store(table: pl.LazyFrame, path: Path) -> tuple[int, Take]:
+    """Rows as JSON lines in the cache, written once by streaming, found by their offsets, read through a memory map."""
+    stats = [p.stat() for p in ([path] if path.is_file() else sorted(path.iterdir()))]
+    state = f"{path.resolve()}{[(stat.st_size, stat.st_mtime_ns) for stat in stats]}"
+    store = cache_folder() / f"{hashlib.sha256(state.encode()).hexdigest()[:24]}.jsonl"
+    schema = table.collect_schema()
+    if not store.exists():
+        store.parent.mkdir(parents=True, exist_ok=True)
+        coded = table.with_columns(pl.col(pl.Binary).bin.encode("base64"))
+        with tempfile.NamedTemporaryFile(dir=store.parent, suffix=".partial", delete=False) as partial:
+            coded.sink_ndjson(partial.name)
+        os.replace(partial.name, store)
+    lines = np.memmap(store, np.uint8, mode="r")
+    ends = np.concatenate([np.flatnonzero(lines[start:start + 2**26] == ord("\n")) + start
+                           for start in range(0, len(lines), 2**26)])
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    binary = [name for name, kind in schema.items() if kind == pl.Binary]
+    text = pl.Schema({name: pl.String() if name in binary else kind for name, kind in schema.items()})
+
+    def take(rows: Sequence[int]) -> pl.DataFrame:
+        found = [json.loads(lines[starts[i]:ends[i]].tobytes()) for i in rows]
+        return pl.DataFrame(found, schema=text).with_columns(pl.col(binary).str.decode("base64"))
+
+    return len(ends), take
 
 
 def cache_folder() -> Path:
-    """Where converted tables are kept; safe to delete at any time."""
+    """Where row stores are kept; safe to delete at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "onnuri"
-
-
-def from_frame(frame: pl.DataFrame, path: Path) -> Records:
-    """Records of a frame, with the kind of each column inferred."""
-    sample = frame.head(1000)
-    fields = {name: kind_of(sample[name], name) for name in frame.columns}
-    answer = guess_answer(fields)
-    if answer and fields[answer] == "number" and looks_categorical(frame[answer]):
-        fields[answer] = "category"
-    numbers = [name for name, kind in fields.items() if kind == "number"]
-    for name in numbers:
-        column = frame[name].cast(pl.Float64)
-        if column.is_infinite().any():
-            raise BadInput(f"{path}: the column '{name}' holds infinite numbers")
-
-    def get(rows: Sequence[int]) -> list[Record]:
-        columns = {name: read_column(frame[name][list(rows)], kind, path) for name, kind in fields.items()}
-        return [dict(zip(columns, values)) for values in zip(*columns.values())]
-
-    return Records(get, range(len(frame)), fields, answer)
 
 
 def kind_of(column: pl.Series, name: str) -> Kind:
@@ -185,10 +219,11 @@ def kind_of(column: pl.Series, name: str) -> Kind:
     return "text" if long or many or name.lower() in ("text", "document", "sentence", "prompt") else "category"
 
 
-def looks_categorical(column: pl.Series) -> bool:
-    """Whole numbers of few values are classes, not quantities."""
-    values = column.drop_nulls().unique()
-    return len(values) <= 30 and bool((values.cast(pl.Float64) % 1 == 0).all()) and len(values) < 0.2 * len(column)
+def looks_categorical(values: pl.Series, path: Path, table: pl.LazyFrame) -> bool:
+    """Whole numbers of few different `values` are classes, not quantities."""
+    if len(values) > 30 or not bool((values.cast(pl.Float64) % 1 == 0).all()):
+        return False
+    return len(values) < 0.2 * guarded(path, lambda: table.select(pl.len()).collect().item())
 
 
 def read_column(column: pl.Series, kind: Kind, path: Path) -> list:
@@ -264,11 +299,13 @@ def builtin(name: str) -> Records:
         images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
         rows = [{"image": image, "label": str(label)} for image, label in zip(images, bunch.target)]
         return records_of(rows, {"image": "image", "label": "category"}, "label")
-    answer, kind = ("target", "number") if name == "diabetes" else ("label", "category")
+    answer = "target" if name == "diabetes" else "label"
+    kind: Kind = "number" if name == "diabetes" else "category"
     values = bunch.target.astype(float).tolist() if kind == "number" else [str(bunch.target_names[i]) for i in bunch.target]
     columns = [str(column) for column in bunch.feature_names]
+    fields: dict[str, Kind] = {**{column: "number" for column in columns}, answer: kind}
     rows = [{**dict(zip(columns, map(float, row))), answer: value} for row, value in zip(bunch.data, values)]
-    return records_of(rows, {**dict.fromkeys(columns, "number"), answer: kind}, answer)
+    return records_of(rows, fields, answer)
 
 
 def toy(name: str, n: int = 200) -> Records:

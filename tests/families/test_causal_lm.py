@@ -1,4 +1,4 @@
-"""Language models, on tiny folders that transformers itself built, against its own loader, loss and generate."""
+"""Language models, on tiny folders that transformers built, against its own loader, loss and generate."""
 
 import json
 import math
@@ -17,6 +17,7 @@ from transformers import (
     BertModel,
     GenerationConfig,
     GPT2Model,
+    LlamaForSequenceClassification,
     LlamaModel,
     PreTrainedTokenizerFast,
 )
@@ -46,7 +47,7 @@ DESIGNS = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "mixtral": {**SMALL, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
 }
-TEXTS = ["the cat sleeps at home.", "고양이가 집에서 잔다 🙂", "a", "a child sings outside, and the cat at home."]
+TEXTS = ["the cat sleeps at home.", "고양이가 집에서 잔다 🙂", "a", "a child sings, and the cat is outside."]
 RECORDS = [{"text": text} for text in TEXTS]
 
 
@@ -96,7 +97,7 @@ def same_tensors(one, other) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
-# -------------------------------------------------------------------------------------- folders of transformers
+# ------------------------------------------------------------------------------------ folders of transformers
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_a_folder_survives_read_and_write_bitwise_and_opens_in_transformers(name, folders, tmp_path):
@@ -120,7 +121,7 @@ def test_a_folder_survives_read_and_write_bitwise_and_opens_in_transformers(name
 def test_the_loss_of_a_record_is_that_of_transformers(name, folders):
     net, assets = LM.read(folders[name], False)
     for record in RECORDS:
-        ids = torch.tensor([assets.tokenizer(record["text"]).input_ids + [assets.end]])
+        ids = torch.tensor([[*assets.tokenizer(record["text"]).input_ids, assets.end]])
         total, count = totals(net, assets, [record])
         with torch.no_grad():
             mean = net(input_ids=ids, labels=ids).loss
@@ -172,7 +173,7 @@ def test_a_bf16_folder_opens_in_bf16_also_empty(tmp_path):
     assert LM.claims(tmp_path / "b")
 
 
-# --------------------------------------------------------------------------------------------------- started ones
+# ----------------------------------------------------------------------------------------------- started ones
 
 def test_a_started_model_opens_in_transformers_with_equal_logits(started, tmp_path):
     net, assets = started
@@ -196,7 +197,8 @@ def test_starting_twice_gives_the_same_model_and_leaves_the_random_state_alone(s
     assert not same_tensors(net, LM.start(LM.tiny(), LM.toy(60, 0), generator(1))[0])
 
 
-@pytest.mark.parametrize("text", ["한국어 뷁 🙂👩‍👩‍👧 don't", "  two  spaces\n\ttab ", "\u0000\ufffd¡ß漢字", "café e\u0301"])
+@pytest.mark.parametrize("text", [
+    "한국어 뷁 🙂👩‍👩‍👧 don't", "  two  spaces\n\ttab ", "\u0000\ufffd¡ß漢字", "café e\u0301"])
 def test_any_text_comes_back_as_it_went_in(text, started):
     words = started[1].tokenizer
     assert words.decode(words(text).input_ids, skip_special_tokens=True) == text
@@ -238,7 +240,7 @@ def test_a_few_steps_lower_the_headline():
     assert headline() < 0.4 * before
 
 
-# ------------------------------------------------------------------------------------------------ records, answers
+# ------------------------------------------------------------------------------------------- records, answers
 
 def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch):
     net, assets = LM.read(folders["llama"], False)
@@ -275,7 +277,8 @@ def test_scores_are_those_of_the_loss_and_count_every_byte(started):
     assert result["perplexity"] == pytest.approx(math.exp(total.sum().item() / count.sum().item()), rel=1e-4)
     assert 0 <= result["next_token_accuracy"] <= 1 and result["bits_per_byte"] > 0
     assert LM.score(records[:1], answers[:1], assets).keys() == result.keys()
-    assert math.isnan(LM.score([{}], [{"text": "", "text_scores": {"new_tokens": 0}}], assets)["bits_per_byte"])
+    nothing = LM.score([{}], [{"text": "", "text_scores": {"new_tokens": 0}}], assets)
+    assert math.isnan(nothing["bits_per_byte"])
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -305,7 +308,8 @@ def test_records_without_text_are_continued_on_any_runtime(started):
 
 
 def test_a_prompt_is_read_but_not_judged(started):
-    rows = [{"prompt": "where is the cat?", "completion": "at home"}, {"prompt": "고양이", "completion": "cat"}]
+    rows = [{"prompt": "where is the cat?", "completion": "at home"},
+            {"prompt": "고양이", "completion": "cat"}]
     data = records_of(rows, {"prompt": "text", "completion": "text"}, None)
     net, assets = LM.start(LM.tiny(), data, generator())
     assert LM.fields(assets) == ({"prompt": "text"}, ("completion", "text"))
@@ -336,7 +340,7 @@ def test_the_column_of_the_text():
         chosen("y", x="number", y="category")
 
 
-# ----------------------------------------------------------------------------------------- other people's folders
+# ------------------------------------------------------------------------------------- other people's folders
 
 @pytest.mark.parametrize("name, body", [("llama", LlamaModel), ("gpt2", GPT2Model)])
 def test_adopting_a_bare_decoder_keeps_its_body(name, body, folders, tmp_path):
@@ -358,6 +362,25 @@ def test_adopting_a_language_model_takes_the_columns_of_the_records(folders):
     assert same_tensors(net, original) and assets == replace(before, answer="answer", prompt="question")
 
 
+def test_a_body_of_other_shape_or_depth_is_not_filled_up_with_random_numbers(folders, tmp_path):
+    LlamaModel.from_pretrained(folders["llama"]).save_pretrained(tmp_path)
+    tokenizer(True).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"hidden_size": 64}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(BadInput):
+            LM.adopt(tmp_path, LM.toy(5, 0), generator())
+
+
+def test_adopting_a_classifier_forgets_its_columns(folders, tmp_path):
+    net = LlamaForSequenceClassification.from_pretrained(folders["llama"])
+    net.config.onnuri_fields = {"question": "review", "answer": "mood"}
+    net.save_pretrained(tmp_path)
+    tokenizer(True).save_pretrained(tmp_path)
+    adopted, assets = LM.adopt(tmp_path, LM.toy(5, 0), generator())
+    assert same_tensors(adopted.base_model, net.base_model) and LM.fields(assets) == ({}, ("text", "text"))
+
+
 def test_a_net_that_looks_ahead_is_refused(tmp_path):
     BertModel(BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                          intermediate_size=16)).save_pretrained(tmp_path)
@@ -368,13 +391,16 @@ def test_a_net_that_looks_ahead_is_refused(tmp_path):
 
 def test_malformed_folders_are_bad_input(folders, tmp_path):
     config = json.loads((folders["llama"] / "config.json").read_text())
+
+    def rewrite(folder: Path, **change) -> None:
+        (folder / "config.json").write_text(json.dumps(config | change))
+
     damages = {
         "no weights": lambda f: (f / "model.safetensors").unlink(),
         "no tokenizer": lambda f: [(f / n).unlink() for n in ("tokenizer.json", "tokenizer_config.json")],
-        "more layers": lambda f: (f / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3})),
-        "no such model": lambda f: (f / "config.json").write_text(json.dumps(config | {"model_type": "nothing"})),
-        "bad notes": lambda f: (f / "config.json").write_text(
-            json.dumps(config | {"onnuri_fields": {"max_length": "long"}})),
+        "more layers": lambda f: rewrite(f, num_hidden_layers=3),
+        "no such model": lambda f: rewrite(f, model_type="nothing"),
+        "bad notes": lambda f: rewrite(f, onnuri_fields={"max_length": 0}),
         "other tokenizer": lambda f: train_tokenizer(
             LM.toy(99, 0), {"text"}, {"vocab_size": 400, "max_length": 64}).save_pretrained(f),
     }

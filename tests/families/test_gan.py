@@ -29,6 +29,10 @@ def batch_of(records, assets, keys=KEYS):
     return FAMILY.collate([records[key] for key in keys], assets, Generators(0, keys))
 
 
+def shapes_of(net) -> dict:
+    return {name: value.shape for name, value in net.state_dict().items()}
+
+
 def frechet_of(net, assets, n: int = 128) -> float:
     held = FAMILY.toy(n, 7).list()
     with torch.no_grad():
@@ -51,7 +55,7 @@ def test_folder_round_trip(tmp_path):
     assert FAMILY.claims(tmp_path)
     again, found = FAMILY.read(tmp_path, False)
     assert found == assets
-    assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in net.state_dict().items()}
+    assert shapes_of(again) == shapes_of(net)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in net.state_dict().items())
     batch = batch_of(records, assets)
     torch.testing.assert_close(FAMILY.outputs(again, batch)[0], FAMILY.outputs(net, batch)[0])
@@ -75,28 +79,30 @@ def test_a_record_has_the_same_loss_in_every_batch(player):
 
 
 def test_loss_is_r3gan_with_the_gradient_taken_exactly(monkeypatch):
-    """The finite difference's square, averaged over directions, is the squared norm of autograd's gradient."""
+    """The finite difference's square, averaged over directions, is the gradient's squared norm."""
     net, assets, records = started()
-    net, batch = net.double(), {name: value.double() for name, value in batch_of(records, assets, [0]).items()}
+    batch = {name: value.double() for name, value in batch_of(records, assets, [0]).items()}
+    net = net.double()
     made = net.generator(batch["latent"]).detach()
     penalty = 0.0
     for image in (batch["image"], made):
         image = image.clone().requires_grad_()
         penalty += torch.autograd.grad(net.discriminator(image).sum(), image)[0].square().sum().item()
     pair = softplus(net.discriminator(made) - net.discriminator(batch["image"])).item()
-    directions = torch.randn(4000, 2, *assets.shape, generator=torch.Generator().manual_seed(0)).double()
-    many = {name: value.expand(4000, *value.shape[1:]) for name, value in batch.items()} | {"direction": directions}
+    directions = torch.randn(2000, 2, *assets.shape, generator=torch.Generator().manual_seed(0)).double()
+    many = {name: value.expand(2000, *value.shape[1:]) for name, value in batch.items()}
+    many["direction"] = directions
     monkeypatch.setattr("onnuri.families.gan.STEP", 1e-4)
     found = FAMILY.loss(net, many, "discriminator")[0].mean().item()
-    assert found == pytest.approx(pair + PENALTY * penalty, rel=0.05)  # 4000 directions: 2 % of noise
+    assert found == pytest.approx(pair + PENALTY * penalty, rel=0.1)  # 2000 directions: 3 % of noise
     assert STEP > 0
 
 
 def test_training_both_players_improves_the_headline():
     net, assets, records = started(n=256)
     before = frechet_of(net, assets)
-    optimizers = {name: torch.optim.AdamW(part.parameters(), lr=1e-3)
-                  for name, part in FAMILY.players(net).items()}
+    players = FAMILY.players(net)
+    optimizers = {name: torch.optim.AdamW(part.parameters(), lr=1e-3) for name, part in players.items()}
     assert list(optimizers) == ["discriminator", "generator"]
     for step in range(40):
         batch = batch_of(records, assets, [(32 * step + i) % 256 for i in range(32)])
@@ -129,7 +135,7 @@ def test_answers_are_not_needed_and_not_read_by_outputs():
 
 
 def test_outputs_can_be_traced_for_any_number_of_records():
-    net, assets, records = started()
+    net, _, _ = started()
 
     class Asked(torch.nn.Module):
         def __init__(self):
@@ -149,7 +155,7 @@ def test_like_keeps_the_question_and_scales_the_widths():
     net, assets, _ = started()
     same, _ = FAMILY.like(net, assets, 1, torch.Generator().manual_seed(3))
     half, found = FAMILY.like(net, assets, 0.5, torch.Generator().manual_seed(3))
-    assert {n: t.shape for n, t in same.state_dict().items()} == {n: t.shape for n, t in net.state_dict().items()}
+    assert shapes_of(same) == shapes_of(net)
     assert sum(p.numel() for p in half.parameters()) < 0.6 * sum(p.numel() for p in net.parameters())
     assert found == assets and FAMILY.axis(found) == FAMILY.axis(assets)
     assert FAMILY.outputs(half, {"latent": torch.randn(2, 8)})[0].shape == (2, 1, 64)
@@ -159,7 +165,7 @@ def test_blocks_put_out_pictures():
     net, assets, records = started()
     seen = {}
     for name, (module, axis) in FAMILY.blocks(net).items():
-        module.register_forward_hook(lambda *given, name=name, axis=axis: seen.update({name: given[2].shape[axis]}))
+        module.register_forward_hook(lambda *given, at=name, to=axis: seen.update({at: given[2].size(to)}))
     FAMILY.loss(net, batch_of(records, assets), "generator")
     assert seen == {"generator.stages.0": 8, "discriminator.stages.0": 16}
 
@@ -192,7 +198,7 @@ def spoil_tensors(folder: Path, **tensors) -> None:
     (lambda folder: spoil_config(folder, latent=9), "mismatched tensor generator.project.weight"),
     (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
     (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
-    (lambda folder: spoil_tensors(folder, extra=torch.zeros(1)), "missing tensor .*\n.*unexpected tensor extra"),
+    (lambda folder: spoil_tensors(folder, extra=torch.zeros(1)), "missing .*bias\n.*unexpected .*extra"),
 ])
 def test_malformed_folders(tmp_path, spoil, message):
     net, assets, _ = started()
@@ -215,14 +221,15 @@ def test_shape_follows_the_first_record():
     rows = [{"image": draw.integers(0, 256, shape, dtype=np.uint8)} for shape in [(27, 14, 3), (30, 30)]]
     net, assets = FAMILY.start({"width": 4}, records_of(rows, {"image": "image"}, "image"), torch.Generator())
     assert assets.shape == (3, 28, 28)
-    assert FAMILY.outputs(net, FAMILY.collate(rows, assets, Generators(0, [0, 1])))[0].shape == (2, 1, 3 * 28 * 28)
+    batch = FAMILY.collate(rows, assets, Generators(0, [0, 1]))
+    assert FAMILY.outputs(net, batch)[0].shape == (2, 1, 3 * 28 * 28)
     with torch.no_grad():
         made = FAMILY.sample(net, assets, rows, Generators(0, [0, 1]))
     assert made[0]["image"].shape == (28, 28, 3)
     assert FAMILY.score(rows, made, assets)["frechet_pixels"] > 0
 
 
-# ------------------------------------------------------------------------------------- pixels, shared with diffusion
+# ---------------------------------------------------------------------------- pixels, shared with diffusion
 
 def test_pixels_come_back_as_they_went():
     draw = np.random.default_rng(0)
@@ -254,5 +261,6 @@ def test_the_score_sees_missing_modes_and_is_sound_for_one_record():
     _, assets, records = started(n=200)
     rows = records.list()
     same, one_mode = FAMILY.toy(200, 3).list(), [rows[0]] * 200
-    assert FAMILY.score(rows, same, assets)["frechet_pixels"] < 0.2 * FAMILY.score(rows, one_mode, assets)["frechet_pixels"]
+    good, bad = (FAMILY.score(rows, made, assets)["frechet_pixels"] for made in (same, one_mode))
+    assert good < 0.2 * bad
     assert np.isfinite(FAMILY.score(rows[:1], same[:1], assets)["frechet_pixels"])

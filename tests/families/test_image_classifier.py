@@ -150,7 +150,7 @@ def test_scores_equal_scikit_learn():
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(truth, guess))
     assert found["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
     assert found["log_loss"] == pytest.approx(metrics.log_loss(truth, rows, labels=names))
-    assert labels.calibration_error(np.array([0.9, 0.9, 0.9, 0.9]), np.array([1, 1, 0, 0])) == pytest.approx(0.4)
+    assert labels.calibration_error(np.full(4, 0.9), np.array([1, 1, 0, 0])) == pytest.approx(0.4)
 
 
 def test_like(own, foreign):
@@ -175,7 +175,7 @@ def check_like(net, assets):
 def test_blocks_put_out_what_they_say(own, foreign):
     for net, assets in (own, FAMILY.read(foreign[1], False)):
         found, blocks = {}, FAMILY.blocks(net)
-        handles = [block.register_forward_hook(lambda module, given, out, name=name: found.__setitem__(name, out))
+        handles = [block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
                    for name, (block, _) in blocks.items()]
         FAMILY.outputs(net, batch_of([{assets.question: picture(1)}] * 2, assets))
         for handle in handles:
@@ -225,8 +225,8 @@ def test_a_missing_tensor_is_named(foreign, tmp_path):
     FAMILY.write(net, assets, tmp_path, True)
     tensors = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in sorted(tensors) if "classifier" not in name and name.endswith("weight"))
-    save_file({name: value for name, value in tensors.items() if name != lost}, tmp_path / "model.safetensors",
-              {"format": "pt"})
+    del tensors[lost]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     for wrong in (lambda: FAMILY.read(tmp_path, False),
                   lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
         with pytest.raises(BadInput, match="missing tensor"):
@@ -306,7 +306,8 @@ def test_own_net_fits_the_pictures(size, channels, config, stages):
     assert len(net.blocks) == stages * net.design.depth and assets.labels == ("0", "1")
     other = [{"image": picture(9, (12, 7), 4 - channels)}, rows[0]]
     batch = batch_of(other, assets)
-    assert batch["pixel_values"].shape == (2, channels, *net.design.image_size) and max(assets.pixels.size) <= 64
+    assert batch["pixel_values"].shape == (2, channels, *net.design.image_size)
+    assert max(assets.pixels.size) <= 64
     assert FAMILY.outputs(net, batch)[0].shape == (2, 1, 2) and "labels" not in batch
 
 
@@ -315,7 +316,8 @@ def test_bad_settings_and_data(toy):
         with pytest.raises(BadSettings):
             FAMILY.start(config, toy, generator())
     with pytest.raises(BadInput, match="image"):
-        FAMILY.start({}, records_of([{"a": "x", "b": "y"}, {"a": "x", "b": "z"}], {"a": "text", "b": "category"}, "b"), generator())
+        rows = [{"a": "x", "b": "y"}, {"a": "x", "b": "z"}]
+        FAMILY.start({}, records_of(rows, {"a": "text", "b": "category"}, "b"), generator())
     rows = [{"image": picture(i), "y": i + 0.5} for i in range(3)]
     with pytest.raises(BadInput, match="fractions"):
         FAMILY.start({}, records_of(rows, {"image": "image", "y": "number"}, "y"), generator())
@@ -325,7 +327,8 @@ def test_faulty_own_folders(own, tmp_path):
     net, assets = own
     FAMILY.write(net, assets, tmp_path, True)
     good = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({"width": 10**9}, {"labels": ["a"]}, {"image_std": [0.0]}, {"fields": 3}, {"channels": None}):
+    for wrong in ({"width": 10**9}, {"labels": ["a"]}, {"image_std": [0.0]}, {"fields": 3},
+                  {"channels": None}):
         (tmp_path / "config.json").write_text(json.dumps(good | wrong))
         with pytest.raises(BadInput):
             FAMILY.read(tmp_path, False)
@@ -349,7 +352,8 @@ def test_outputs_can_be_exported(own, toy):
             return FAMILY.outputs(self.net, {"pixel_values": pixel_values})
 
     batch = batch_of([{"image": record["image"]} for record in toy[:3]], assets)
-    program = torch.export.export(Whole(), (batch["pixel_values"],), dynamic_shapes=({0: torch.export.Dim("B")},))
+    size = {0: torch.export.Dim("B")}
+    program = torch.export.export(Whole(), (batch["pixel_values"],), dynamic_shapes=(size,))
     more = batch_of([{"image": record["image"]} for record in toy[:5]], assets)
     assert torch.allclose(program.module()(more["pixel_values"])[0], FAMILY.outputs(net, more)[0], atol=1e-5)
 

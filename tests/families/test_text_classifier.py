@@ -49,13 +49,14 @@ def write_folder(name, folder, kind="ForSequenceClassification"):
     """A random net of three labels with a tokenizer learnt from TEXTS."""
     import transformers
     tokenizer = text_classifier.learn_tokenizer(iter(TEXTS * 3), 120, 24)
-    sizes = {"Bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {"Bert": bert, "Roberta": bert,
              "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}}
-    sizes["Roberta"] = sizes["Bert"]
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(
-        **sizes[name], vocab_size=len(tokenizer), max_position_embeddings=24 + (name == "Roberta"), pad_token_id=0,
-        bos_token_id=2, eos_token_id=3, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2})
+        **sizes[name], vocab_size=len(tokenizer), max_position_embeddings=24 + (name == "Roberta"),
+        pad_token_id=0, bos_token_id=2, eos_token_id=3, id2label={0: "a", 1: "b", 2: "c"},
+        label2id={"a": 0, "b": 1, "c": 2})
     net = getattr(transformers, name + kind)(config).eval()
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -150,7 +151,8 @@ def test_a_few_steps_learn(toy):
         losses.append(loss.item())
     test = FAMILY.toy(40, 1).list()
     with torch.no_grad():
-        answers = FAMILY.sample(net, assets, [{"text": one["text"]} for one in test], Generators(0, range(40)))
+        questions = [{"text": one["text"]} for one in test]
+        answers = FAMILY.sample(net, assets, questions, Generators(0, range(40)))
     assert losses[-1] < 0.3 * losses[0]
     assert FAMILY.score(test, answers, assets)["accuracy"] > 0.9
     assert set(answers[0]["label_scores"]) == {"kind", "unkind"}
@@ -177,8 +179,8 @@ def test_a_missing_tensor_is_named(foreign, tmp_path):
     FAMILY.write(net, assets, tmp_path, True)
     tensors = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in sorted(tensors) if ".0." in name and name.endswith("weight"))
-    save_file({name: value for name, value in tensors.items() if name != lost}, tmp_path / "model.safetensors",
-              {"format": "pt"})
+    del tensors[lost]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     for wrong in (lambda: FAMILY.read(tmp_path, False),
                   lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
         with pytest.raises(BadInput, match=lost.replace(".", r"\.")):
@@ -189,8 +191,8 @@ def test_faulty_folders(tmp_path):
     net = write_folder("Bert", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for wrong in ({"problem_type": "multi_label_classification"}, {"problem_type": "regression"},
-                  {"id2label": {"0": "a"}}, {"id2label": {"0": "a", "5": "b", "6": "c"}}, {"onnuri_fields": 3},
-                  {"vocab_size": 20}, {"hidden_size": "wide"}):
+                  {"id2label": {"0": "a"}}, {"id2label": {"0": "a", "5": "b", "6": "c"}},
+                  {"onnuri_fields": 3}, {"vocab_size": 20}, {"hidden_size": 12}):
         (tmp_path / "config.json").write_text(json.dumps(config | wrong))
         with pytest.raises(BadInput):
             FAMILY.read(tmp_path, False)
@@ -206,8 +208,9 @@ def test_faulty_folders(tmp_path):
         FAMILY.read(tmp_path, False)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("Bert", "Model"), ("Roberta", "ForMaskedLM"), ("DistilBert", "Model"),
-                                            ("DistilBert", "ForMaskedLM"), ("Bert", "ForMaskedLM")])
+@pytest.mark.parametrize(("name", "kind"), [
+    ("Bert", "Model"), ("Bert", "ForMaskedLM"), ("Roberta", "ForMaskedLM"), ("DistilBert", "Model"),
+    ("DistilBert", "ForMaskedLM")])
 def test_adopt_a_body(name, kind, toy, tmp_path):
     body = write_folder(name, tmp_path / "bare", kind)
     assert not FAMILY.claims(tmp_path / "bare")
@@ -231,13 +234,14 @@ def test_like(own, foreign):
         assert [value.shape for value in twin.parameters()] == [value.shape for value in net.parameters()]
         half, same = FAMILY.like(net, assets, 0.5, generator())
         assert same == assets and half.num_parameters() < 0.75 * net.num_parameters()
-        assert FAMILY.outputs(half, batch_of([{assets.question: "x"}], assets))[0].shape[2] == len(assets.labels)
+        batch = batch_of([{assets.question: "x"}], assets)
+        assert FAMILY.outputs(half, batch)[0].shape == (1, 1, len(assets.labels))
 
 
 def test_blocks_put_out_what_they_say(own, foreign):
     for net, assets in (own, FAMILY.read(foreign[1], False)):
         found, blocks = {}, FAMILY.blocks(net)
-        handles = [block.register_forward_hook(lambda module, given, out, name=name: found.__setitem__(name, out))
+        handles = [block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
                    for name, (block, _) in blocks.items()]
         FAMILY.outputs(net, batch_of([{assets.question: "x"}] * 2, assets))
         for handle in handles:

@@ -32,8 +32,9 @@ from torch.utils.checkpoint import checkpoint
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Batch, Family, Outputs, Session, on_any_runtime
-from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
+from ..hub import check_report, guarded, hub_blocks, merged, peek, read_hub, write_hub
 
+HEADS = ("ForCausalLM", "LMHeadModel")
 PROMPTS = ("prompt", "question", "instruction")
 END, PAD = "<|endoftext|>", "<|pad|>"
 IGNORE = -100  # the label of transformers for a token that is not asked for
@@ -74,7 +75,7 @@ class Assets:
 
 def claims(folder: Path) -> bool:
     names = peek(folder).get("architectures")
-    return isinstance(names, list) and str(names[:1]).endswith(("ForCausalLM']", "LMHeadModel']"))
+    return isinstance(names, list) and any(str(name).endswith(HEADS) for name in names[:1])
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
@@ -89,13 +90,18 @@ def assets_beside(net: Any, folder: Path) -> Assets:
     """The tokenizer of `folder`, and what we noted in its config; BadInput where a note is malformed."""
     from transformers import AutoTokenizer
     noted = getattr(net.config, "onnuri_fields", {})
-    if not isinstance(noted, dict) or [n for n in noted if type(noted[n]) is not type(NOTES.get(n))]:
+    if not isinstance(noted, dict) or not all(fits(name, value) for name, value in noted.items()):
         raise BadInput(f"{folder}/config.json: onnuri_fields is malformed: {noted!r}",
                        hint=f"delete it, or write it like {json.dumps(NOTES)}")
     longest = getattr(net.config, "max_position_embeddings", None) or math.inf
     noted = NOTES | noted
     noted["max_length"] = min(noted["max_length"], longest)
     return with_tokenizer(net, guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True), noted)
+
+
+def fits(name: str, value: Any) -> bool:
+    """May this stand in `onnuri_fields`?"""
+    return type(value) is type(NOTES.get(name)) and (isinstance(value, str) or value >= LEAST[name])
 
 
 def with_tokenizer(net: Any, tokenizer: Any, noted: dict) -> Assets:
@@ -209,23 +215,32 @@ def fresh(config: Any, generator: torch.Generator, dtype: torch.dtype) -> Any:
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A decoder's body with a new head over its own tokenizer; a folder of mine is simply read. The columns
     are those of the records. Refusal for a net that reads in both directions."""
-    from transformers import AutoModelForCausalLM
-    if claims(folder):
-        net, assets = read(folder, False)
-    else:
-        with seeded(generator):
-            net = adopt_hub(AutoModelForCausalLM, folder)
-        assets = assets_beside(net, folder)
+    net = read(folder, False)[0] if claims(folder) else with_new_head(folder, generator)
     require_causal(net)
     answer, prompt = columns_of(records)
-    return net, replace(assets, answer=answer, prompt=prompt)
+    return net, replace(assets_beside(net, folder), answer=answer, prompt=prompt)
+
+
+def with_new_head(folder: Path, generator: torch.Generator) -> nn.Module:
+    """BadInput where a tensor of the body is missing, left over or unlike; adopt_hub passes the last two."""
+    from transformers import AutoModelForCausalLM
+    with seeded(generator):
+        net, report = guarded(AutoModelForCausalLM.from_pretrained, folder, use_safetensors=True,
+                              local_files_only=True, output_loading_info=True)
+    check_report({kind: [name for name in report[kind] if name.startswith(f"{net.base_model_prefix}.")
+                         or any(part.isdigit() for part in name.split("."))]
+                  for kind in ("missing_keys", "unexpected_keys")}, folder)
+    net.config.onnuri_fields = {}  # the columns of another family
+    return net.eval()
 
 
 @torch.no_grad()
 def require_causal(net: nn.Module) -> None:
-    """Refusal when a token changes what the net says before it: it would see the answer beforehand."""
-    one, other = logits_of(net, padded([[0, 1, 0, 0], [0, 1, 0, 1]], 0))[:, :3].float()
-    if (one - other).abs().max() > 1e-3 * one.abs().max():
+    """Refusal when what the net says of the first token depends on later ones: it would see the answer."""
+    values = logits_of(net, padded([[0, 1, 1, 1, 1, 1], [0, 2, 2, 2, 2, 2]], 0))[:, 0]
+    rounding = max(1e-5, 4 * torch.finfo(values.dtype).eps)
+    one, other = values.float()
+    if (one - other).abs().max() > rounding * one.abs().max():
         raise Refusal("this net reads a text in both directions, so it cannot learn to continue one",
                       "the folder of a decoder, or train this one as a text_classifier")
 
@@ -239,7 +254,8 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
         other = fresh(scaled(net.config, scale), generator, net.dtype)
         require_causal(other)  # does it run at all?
     except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, StrictDataclassError) as error:
-        raise cannot_scale(f"with other widths it does not run: {str(error).splitlines()[0]}") from error
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise cannot_scale(f"with other widths it does not run: {why}") from error
     if scale != 1 and (other.num_parameters() < net.num_parameters()) != (scale < 1):
         raise cannot_scale("its config does not state its widths")
     other.generation_config = deepcopy(net.generation_config)

@@ -67,6 +67,12 @@ def library() -> Any:
     return diffusers
 
 
+def public(config: Any) -> dict:
+    """A config of the library without its private entries. One of them, `_use_default_values`, would make
+    `from_config` put defaults in place of entries that were given by position or changed since."""
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
 # --------------------------------------------------------------------------------------------------- folders
 
 def claims(folder: Path) -> bool:
@@ -111,24 +117,24 @@ def check_scheduler(config: dict, folder: Path) -> None:
     if prediction not in PREDICTIONS:
         raise BadInput(f"{folder}: the prediction_type {prediction!r} is not known; "
                        f"known: {', '.join(PREDICTIONS)}")
-    hub.guarded(lambda _: library().DDIMScheduler.from_config(config), folder)
+    hub.guarded(lambda _: library().DDIMScheduler.from_config(public(config)), folder)
 
 
 def shape_of(net: Any, folder: Path) -> Shape:
     """What the UNet generates; BadInput for one that asks for a class, predicts variances or has no size."""
     config, size = net.config, net.config.sample_size
+    sides = [size, size] if isinstance(size, int) else list(size or [])
     faults = []
     if config.class_embed_type is not None or config.num_class_embeds is not None:
         faults.append(f"{folder}: the UNet asks for a class; only unconditional ones are read")
     if config.out_channels != config.in_channels or config.in_channels not in (1, 3):
         faults.append(f"{folder}: the UNet maps {config.in_channels} channels to {config.out_channels}; "
                       "1 to 1 or 3 to 3 are read")
-    if size is None:
-        faults.append(f"{folder}: the UNet's config.json has no sample_size")
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        faults.append(f"{folder}: sample_size must be the pixels a side, found {size!r}")
     if faults:
         raise BadInput(*faults, hint="an unconditional DDPM of pixels, such as google/ddpm-cifar10-32")
-    height, width = (size, size) if isinstance(size, int) else size
-    return config.in_channels, height, width
+    return config.in_channels, sides[0], sides[1]
 
 
 def read_sampling(folder: Path) -> tuple[str, int]:
@@ -169,7 +175,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     check_settings(settings)
     version = {"_diffusers_version": library().__version__}
     noise = library().DDPMScheduler(settings["timesteps"], beta_schedule=settings["schedule"])
-    scheduler = {"_class_name": "DDPMScheduler", **version, **noise.config}
+    scheduler = {"_class_name": "DDPMScheduler", **version, **public(noise.config)}
     index = {"_class_name": "DDPMPipeline", **version, "scheduler": ["diffusers", "DDPMScheduler"],
              "unet": ["diffusers", "UNet2DModel"]}
     shape = (settings["channels"], settings["size"], settings["size"])
@@ -225,7 +231,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
 
 def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """Widths stay multiples of 4. Groups and heads shrink to what divides them all."""
-    config = dict(net.config)
+    config = public(net.config)
     if scale != 1:
         widths = [max(4, round(width * scale / 4) * 4) for width in config["block_out_channels"]]
         parts = ("norm_num_groups", "attn_norm_num_groups", "attention_head_dim")
@@ -248,7 +254,7 @@ def axis(assets: Assets) -> Hashable:
 
 def schedule_of(assets: Assets) -> Any:
     """The noise schedule as a DDIMScheduler."""
-    return library().DDIMScheduler.from_config(assets.scheduler)
+    return library().DDIMScheduler.from_config(public(assets.scheduler))
 
 
 def kind(assets: Assets) -> Literal["logits", "values"]:

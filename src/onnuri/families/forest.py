@@ -1,7 +1,7 @@
-"""forest: boosted trees by LightGBM behind the same records as the table net. Grown by `start`, changed by nothing.
+"""forest: trees boosted by LightGBM, on the records of the table net. `start` grows it, nothing trains it.
 
-The folder holds config.json (the table) and model.txt, LightGBM's own text model in the columns' own units: it holds no
-code and opens in LightGBM. The text is checked before LightGBM sees it: its parser ends the process on some faults.
+The folder holds config.json (the table) and model.txt, LightGBM's text model in the columns' own units: it
+holds no code and opens in LightGBM. `forest_text.py` checks it first. `tables.py` is the table net's too.
 
 Letters: B records, F columns, D labels (1 where the answer is a number).
 """
@@ -9,7 +9,7 @@ Letters: B records, F columns, D labels (1 where the answer is a number).
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,39 +18,41 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal, needs_extra
-from ..family import Batch, Outputs, on_any_runtime
+from ..family import Batch
 from . import forest_text, tables, tabular
 from .tables import Table
 
 MODEL_TYPE = "onnuri_forest"
-DEFAULTS = {"rounds": 2000, "learning_rate": 0.05, "leaves": 31, "leaf_rows": 20, "column_share": 0.5, "patience": 50}
-"""rounds: at most; leaf_rows: at least in a leaf; column_share: of the columns that each tree sees; patience: rounds
-without gain on rows held out, after which growing stops."""
+DEFAULTS = {"rounds": 2000, "learning_rate": 0.05, "leaves": 31, "leaf_rows": 20, "column_share": 0.5,
+            "patience": 50}
+"""rounds: at most; leaf_rows: at least in a leaf; column_share: of the columns that each tree sees; patience:
+rounds without gain on the rows held out, after which growing stops."""
 
-BOUNDS = {"rounds": (1, 100_000), "learning_rate": (1e-6, 1.0), "leaves": (2, 65_536), "leaf_rows": (1, 10**9),
-          "column_share": (1e-6, 1.0), "patience": (1, 100_000)}
-HELD_OUT = 0.1  # of the rows; they say how many rounds are best, then all the rows grow the forest
-FEW = 500  # rows below which holding out says too little: the rounds are then at most FEW_ROUNDS
+BOUNDS = {"rounds": (1, 100_000), "learning_rate": (1e-6, 1.0), "leaves": (2, 65_536),
+          "leaf_rows": (1, 10**9), "column_share": (1e-6, 1.0), "patience": (1, 100_000)}
+HELD_OUT = 0.1  # of the rows: they say how many rounds are best, then all the rows grow the forest
+FEW = 500  # rows below which a tenth of them says too little: the rounds are then at most FEW_ROUNDS
 FEW_ROUNDS = 100
-GROW = "a new one from the records: train --family forest --data D --out DIR"
+GROW = "grow a new one from records: train --family forest --data D --out DIR"
 
 
 class Forest(nn.Module):
-    """The booster that LightGBM reads from `text`. No parameters: nothing in it follows a gradient. An empty text is a
-    forest whose weights are not loaded."""
+    """The booster that LightGBM reads from `text`; an empty text stands for weights that are not loaded.
+    It has no parameters: nothing in it follows a gradient."""
 
     def __init__(self, text: str, num_outputs: int):
         super().__init__()
         self.text, self.num_outputs = text, num_outputs
-        self.booster = lightgbm().Booster(model_str=text) if text else None
+        self.booster: Any = lightgbm().Booster(model_str=text) if text else None
 
     def __deepcopy__(self, memo: dict) -> "Forest":
-        return Forest(self.text, self.num_outputs)
+        return Forest(self.text, self.num_outputs).train(self.training)
 
     def forward(self, batch: Batch) -> Tensor:
-        """{columns (B, F)} -> (B, D): raw scores; the one score s of two labels as -s/2, s/2."""
-        raw = self.booster.predict(batch["columns"].numpy(), raw_score=True, num_threads=torch.get_num_threads())
-        scores = torch.from_numpy(raw).float().reshape(len(raw), -1)
+        """{columns (B, F)} -> raw scores (B, D); the one score s of two labels as -s/2, s/2."""
+        columns = batch["columns"]
+        raw = self.booster.predict(columns.cpu().numpy(), raw_score=True, num_threads=torch.get_num_threads())
+        scores = torch.from_numpy(raw).float().reshape(len(raw), -1).to(columns.device)
         return torch.cat([-scores / 2, scores / 2], dim=1) if self.num_outputs == 2 else scores
 
 
@@ -63,7 +65,7 @@ def lightgbm() -> Any:
     return lightgbm
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# ---------------------------------------------------------------------------------------------------- folders
 
 def claims(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
@@ -71,47 +73,54 @@ def claims(folder: Path) -> bool:
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Table]:
     table = hub.guarded(lambda path: tables.from_json(hub.read_json(path / "config.json")["table"]), folder)
-    text = "" if empty else hub.guarded(lambda path: (path / "model.txt").read_text(encoding="utf-8"), folder)
-    if not empty:
-        try:
-            forest_text.check(text, len(table.columns), table.num_outputs)
-        except ValueError as error:
-            raise BadInput(f"{folder / 'model.txt'} is damaged: {error}",
-                           hint="fetch the folder again from where it came") from error
-    return hub.guarded(lambda path: Forest(text, table.num_outputs).eval(), folder), table
+    net = Forest("", table.num_outputs) if empty else grown(folder / "model.txt", table)
+    return net.eval(), table
+
+
+def grown(path: Path, table: Table) -> Forest:
+    """The forest in a text model; BadInput unless it is whole and fits the table."""
+    try:
+        text = forest_text.checked(path.read_text(encoding="utf-8"), len(table.columns), table.num_outputs)
+        return Forest(text, table.num_outputs)
+    except (OSError, ValueError, lightgbm().basic.LightGBMError) as error:
+        raise BadInput(f"{path} cannot be read: {error}",
+                       hint="fetch the folder again from where it came") from error
 
 
 def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
     hub.write_own(net, {"model_type": MODEL_TYPE, "table": tables.to_json(table)}, folder, weights=False)
     if weights:
-        (folder / "model.txt").write_text(net.text, encoding="utf-8", newline="\n")
+        (folder / "model.txt").write_text(cast(Forest, net).text, encoding="utf-8", newline="\n")
 
 
-# -------------------------------------------------------------------------------------------------------------- making
+# ----------------------------------------------------------------------------------------------------- making
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
-    """Grows the forest: the rounds that are best on rows held out, then that many, and a tenth, on all the rows."""
+    """Grows the forest: the rounds that are best on rows held out, and a tenth more, on all the rows."""
     settings = hub.merged(DEFAULTS, config)
     if faults := tables.faults_of(settings, BOUNDS):
         raise BadSettings(*faults)
-    table = tables.learn(records, 0)
-    parts = [(column_array(part, table), tables.answer_tensors(part, table)["answer"].numpy())
-             for begin in range(0, len(records), tables.CHUNK)
-             for part in [records.list(slice(begin, begin + tables.CHUNK))]]
-    columns, answers = (np.concatenate(arrays) for arrays in zip(*parts))
+    table = tables.learn(records, num_bins=0)
+    batches = [collate(records.list(slice(begin, begin + tables.CHUNK)), table, [])
+               for begin in range(0, len(records), tables.CHUNK)]
+    columns = np.concatenate([batch["columns"].numpy() for batch in batches])
+    answers = np.concatenate([batch["labels" if table.labels else "answer"].numpy() for batch in batches])
     return Forest(grow(columns, answers, table, settings, generator), table.num_outputs).eval(), table
 
 
-def grow(columns: np.ndarray, answers: np.ndarray, table: Table, settings: dict, generator: torch.Generator) -> str:
+def grow(columns: np.ndarray, answers: np.ndarray, table: Table, settings: dict,
+         generator: torch.Generator) -> str:
     """columns (B, F), answers (B,) -> the text model."""
     parameters = parameters_of(table, settings, generator)
     places = [place for place, column in enumerate(table.columns) if column.kind == "category"]
-    data = lightgbm().Dataset(columns, answers, categorical_feature=places, params=parameters, free_raw_data=False)
-    if len(answers) < FEW:
-        rounds = min(settings["rounds"], FEW_ROUNDS)
-    else:
-        rounds = best_rounds(data.construct(), parameters, settings, torch.randperm(len(answers), generator=generator))
-    return lightgbm().train(parameters, data, rounds).model_to_string()
+    data = lightgbm().Dataset(columns, answers, categorical_feature=places, params=parameters,
+                              free_raw_data=False)
+    rounds = min(settings["rounds"], FEW_ROUNDS)
+    if len(answers) >= FEW:
+        order = torch.randperm(len(answers), generator=generator)
+        rounds = best_rounds(data.construct(), parameters, settings, order)
+    text = lightgbm().train(parameters, data, rounds).model_to_string()
+    return forest_text.checked(text, len(table.columns), table.num_outputs)
 
 
 def parameters_of(table: Table, settings: dict, generator: torch.Generator) -> dict:
@@ -125,12 +134,12 @@ def parameters_of(table: Table, settings: dict, generator: torch.Generator) -> d
 
 
 def best_rounds(data: Any, parameters: dict, settings: dict, order: Tensor) -> int:
-    """The rounds that score best on a tenth of the rows, and a tenth more for the rows that the others lacked.
+    """The rounds that score best on a tenth of the rows, and a tenth more for the rows that were held out.
     `order` (B,) is a permutation of the rows."""
-    held, kept = order.tensor_split([round(len(order) * HELD_OUT)])
+    held, kept = (rows.sort().values.tolist() for rows in order.tensor_split([round(len(order) * HELD_OUT)]))
     stop = lightgbm().early_stopping(settings["patience"], verbose=False)
-    booster = lightgbm().train(parameters, data.subset(kept.sort().values.tolist()), settings["rounds"],
-                               valid_sets=[data.subset(held.sort().values.tolist())], callbacks=[stop])
+    booster = lightgbm().train(parameters, data.subset(kept), settings["rounds"],
+                               valid_sets=[data.subset(held)], callbacks=[stop])
     return min(settings["rounds"], round(booster.best_iteration * (1 + HELD_OUT)))
 
 
@@ -142,39 +151,27 @@ def like(net: nn.Module, table: Table, scale: float, generator: torch.Generator)
     raise Refusal("a forest has no weights to draw anew: it grows from records", GROW)
 
 
-# ----------------------------------------------------------------------------------------------------------- computing
+# -------------------------------------------------------------------------------------------------- computing
 
-def column_array(records: Sequence[Record], table: Table) -> np.ndarray:
-    """(B, F) float64 in the order of the table: numbers in their own units, NaN where missing, and codes."""
+def collate(records: Sequence[Record], table: Table, generators: Sequence[torch.Generator]) -> Batch:
+    return questions(records, table) | tables.answer_tensors(records, table)
+
+
+def questions(records: Sequence[Record], table: Table) -> Batch:
+    """{columns (B, F) float64} in the order of the table: the codes of categories, and numbers in their own
+    units, in which model.txt has its thresholds; NaN where missing."""
     columns = np.empty((len(records), len(table.columns)))
     is_number = np.array([column.kind == "number" for column in table.columns])
     if table.numbers:
         columns[:, is_number] = tables.number_array(records, table)
     if table.categories:
         columns[:, ~is_number] = tables.code_array(records, table)
-    return columns
-
-
-def collate(records: Sequence[Record], table: Table, generators: Sequence[torch.Generator]) -> Batch:
-    """{columns (B, F) float64} and the answer. Not the net's standard units: the thresholds in model.txt are compared
-    with the columns' own numbers."""
-    return {"columns": torch.from_numpy(column_array(records, table)), **tables.answer_tensors(records, table)}
-
-
-@on_any_runtime
-def outputs(net: nn.Module, batch: Batch) -> Outputs:
-    """One place per record: values (B, 1, D), log odds or the number in its own unit."""
-    values = net(batch).unsqueeze(1)
-    return values, torch.ones_like(values[..., 0], dtype=torch.bool)
-
-
-def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
-    return tables.loss(outputs(net, batch)[0], batch)
+    return {"columns": torch.from_numpy(columns)}
 
 
 def sample(net: nn.Module, table: Table, records: Sequence[Record],
            generators: Sequence[torch.Generator]) -> list[Record]:
-    return tables.answered(lambda part: outputs(net, collate(part, table, []))[0], table, records)
+    return tables.answered(lambda part: tabular.outputs(net, questions(part, table)), table, records)
 
 
 def players(net: nn.Module) -> dict[str, nn.Module]:
@@ -189,6 +186,6 @@ def tiny() -> dict:
     return {"rounds": 20, "leaves": 8, "leaf_rows": 3}
 
 
-FAMILY = replace(tabular.FAMILY, name="forest", claims=claims, read=read, write=write, start=start, adopt=adopt,
-                 like=like, collate=collate, outputs=outputs, loss=loss, sample=sample, players=players, blocks=blocks,
-                 tiny=tiny)
+FAMILY = replace(
+    tabular.FAMILY, name="forest", claims=claims, read=read, write=write, start=start, adopt=adopt, like=like,
+    collate=collate, sample=sample, players=players, blocks=blocks, tiny=tiny)

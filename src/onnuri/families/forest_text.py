@@ -1,35 +1,39 @@
-"""LightGBM's text model, checked before LightGBM reads it: its parser ends the process, or hangs, on a damaged text.
+"""LightGBM's text model, checked before LightGBM reads it: a damaged text can end the process or hang it.
 
-The format is that of `GBDT::SaveModelToString` and `Tree::ToString` (version v4): a header, the trees, `end of trees`,
-parameters. A tree of L leaves is arrays over its L - 1 splits and its leaves; a child of -1 - i means leaf i.
+The format is that of `GBDT::SaveModelToString` and `Tree::ToString` (version v4): a head, the trees,
+`end of trees`, then importances and parameters, which no answer needs. A tree of L leaves is arrays over its
+L - 1 splits and its leaves; a child of -1 - i means leaf i.
 """
 
 import re
 
 import numpy as np
 
-SPLITS = {"split_feature": int, "split_gain": float, "threshold": float, "decision_type": int, "left_child": int,
-          "right_child": int, "internal_value": float, "internal_weight": float, "internal_count": int}
+SPLITS = {"split_feature": int, "split_gain": float, "threshold": float, "decision_type": int,
+          "left_child": int, "right_child": int, "internal_value": float, "internal_weight": float,
+          "internal_count": int}
 LEAVES = {"leaf_value": float, "leaf_weight": float, "leaf_count": int}
-SINGLE = ("num_leaves", "num_cat", "is_linear", "shrinkage")
+SINGLE = ("num_leaves", "num_cat", "is_linear")
 HEADER = ("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective",
           "feature_names", "feature_infos", "tree_sizes")
 BY_CATEGORY = 1  # the bit of decision_type that says that a threshold numbers a set of categories
 
 
-def check(text: str, num_columns: int, num_outputs: int) -> None:
-    """Raise ValueError, naming the place, unless LightGBM can read the text and it fits the table."""
+def checked(text: str, num_columns: int, num_outputs: int) -> str:
+    """The text without parameters: an unknown name there ends the process, and one is the number of threads.
+    Raises ValueError, naming the place, unless LightGBM can read it and it fits the table."""
     body, _, tail = text.partition("\nend of trees\n")
     head, _, trees = body.partition("\nTree=")
     require("\npandas_categorical:null" in tail, "it is truncated: its end is missing")
     sizes = check_head(head, num_columns, num_outputs)
     trees = f"Tree={trees}\n"
     require(sum(sizes) == len(trees), f"its trees have {len(trees)} characters, not {sum(sizes)}")
-    for number, end in enumerate(np.cumsum(sizes).tolist()):
+    for place, end in enumerate(np.cumsum(sizes).tolist()):
         try:
-            check_tree(entries(trees[end - sizes[number]:end]), number, num_columns)
+            check_tree(entries(trees[end - sizes[place]:end]), place, num_columns)
         except (ValueError, KeyError) as error:
-            raise ValueError(f"tree {number}: {error}") from error
+            raise ValueError(f"tree {place}: {error}") from error
+    return f"{body}\nend of trees\n\npandas_categorical:null\n"
 
 
 def require(sound: bool | np.bool_, fault: str) -> None:
@@ -46,11 +50,18 @@ def entries(block: str) -> dict[str, str]:
 
 
 def numbers(text: str, kind: type) -> np.ndarray:
-    """float64 or int64 of a line of numbers; neither infinite ones nor Python's own notations."""
-    require(re.fullmatch(r"[-+.0-9e ]*", text) is not None, f"'{text[:40]}' are no numbers")
-    values = np.array(text.split(), dtype=np.float64 if kind is float else np.int64)
-    require(np.isfinite(values).all(), "a number is infinite")
-    return values
+    """float64 or int64 of a line of numbers; neither huge ones nor Python's own notations."""
+    allowed, bound = (r"[-+.0-9e ]*", 1.8e308) if kind is float else (r"[-0-9 ]*", 2.0**53)
+    require(re.fullmatch(allowed, text) is not None, f"'{text[:40]}' are no numbers")
+    values = np.array(text.split(), dtype=np.float64)
+    require((np.abs(values) < bound).all(), "a number is too large")
+    return values.astype(kind)
+
+
+def number(text: str, kind: type) -> float:
+    values = numbers(text, kind)
+    require(len(values) == 1, f"'{text[:40]}' is not one number")
+    return values.item()
 
 
 def check_head(head: str, num_columns: int, num_outputs: int) -> list[int]:
@@ -68,15 +79,16 @@ def check_head(head: str, num_columns: int, num_outputs: int) -> list[int]:
     for name in ("feature_names", "feature_infos"):
         require(len(found[name].split(" ")) == num_columns, f"{name} does not list {num_columns} columns")
     sizes = numbers(found["tree_sizes"], int)
-    require(len(sizes) > 0 and len(sizes) % num_scores == 0 and (sizes > 0).all(), "its number of trees is wrong")
+    whole = len(sizes) > 0 and len(sizes) % num_scores == 0
+    require(whole and (sizes > 0).all(), "its number of trees is wrong")
     return sizes.tolist()
 
 
-def check_tree(found: dict[str, str], number: int, num_columns: int) -> None:
-    require(found.pop("Tree") == str(number), "it is out of place")
-    num_leaves, num_sets, linear, _ = (int(numbers(found.pop(name), kind)[0])
-                                       for name, kind in zip(SINGLE, (int, int, int, float)))
-    require(num_leaves >= 1 and linear == 0, "it has no leaves, or is linear")
+def check_tree(found: dict[str, str], place: int, num_columns: int) -> None:
+    require(found.pop("Tree") == str(place), "it is out of place")
+    num_leaves, num_sets, linear = (int(number(found.pop(name), int)) for name in SINGLE)
+    number(found.pop("shrinkage"), float)
+    require(num_leaves >= 1 and num_sets >= 0 and linear == 0, "it has no leaves, or is linear")
     sets = [numbers(found.pop(name), int) for name in ("cat_boundaries", "cat_threshold")] if num_sets else []
     require(found.keys() == (SPLITS | LEAVES).keys(), "an array is missing or unknown")
     arrays = {name: numbers(found[name], kind) for name, kind in (SPLITS | LEAVES).items()}
@@ -103,7 +115,7 @@ def check_splits(arrays: dict[str, np.ndarray], num_leaves: int, num_columns: in
 def check_sets(arrays: dict[str, np.ndarray], num_sets: int, sets: list[np.ndarray]) -> None:
     """The sets of categories: words of 32 bits from one boundary to the next."""
     chosen = arrays["threshold"][(arrays["decision_type"] & BY_CATEGORY) == 1]
-    require(num_sets >= 0 and np.isin(chosen, np.arange(num_sets)).all(), "a threshold names no set of categories")
+    require(np.isin(chosen, np.arange(num_sets)).all(), "a threshold names no set of categories")
     if num_sets:
         bounds, words = sets
         rising = len(bounds) == num_sets + 1 and bounds[0] == 0 and (np.diff(bounds) > 0).all()

@@ -12,7 +12,7 @@ Letters: B records, L the latent size, C channels, S pixels a side.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +63,12 @@ def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
     return net, assets_of(net, hub.read_json(folder / "config.json")["answer"])
 
 
-def write(net: nn.Module, assets: Assets, folder: Path, weights: bool) -> None:
+def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
     config = {"model_type": MODEL_TYPE, "architectures": ["Gan"], "answer": assets.answer, **net.config}
     hub.write_own(net, config, folder, weights)
 
 
-def assets_of(net: Gan, answer: str) -> Assets:
+def assets_of(net: Any, answer: str) -> Assets:
     size = net.config["size"]
     return Assets(answer, (net.config["channels"], size, size), net.config["latent"])
 
@@ -101,7 +101,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
     return net, assets_of(net, image_field(records))
 
 
-def like(net: Gan, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """The latent size stays: one latent asks both nets the same question."""
     width = max(GROUPS, round(net.config["width"] * scale / GROUPS) * GROUPS)
     return fresh({**net.config, "width": width}, generator), assets
@@ -138,7 +138,7 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     return batch
 
 
-def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
+def loss(net: Any, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
     """Softplus of the other player's lead in the pair, for the discriminator plus its penalties. Count 1."""
     real, count = batch["image"], torch.ones(len(batch["image"]), device=batch["image"].device)
     if player == "generator":
@@ -155,13 +155,13 @@ def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
 
 
 @on_any_runtime
-def outputs(net: nn.Module, batch: Batch) -> Outputs:
+def outputs(net: Any, batch: Batch) -> Outputs:
     """The image made from each record's latent: values (B, 1, C * S * S) in -1..1."""
     values = net.generator(batch["latent"]).flatten(1)[:, None]
     return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
 
-def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
+def sample(net: Any, assets: Assets, records: Sequence[Record],
            generators: Sequence[torch.Generator]) -> list[Record]:
     """One generated image a record. Nothing is asked, so that what the records hold makes no difference."""
     batch = collate([{} for _ in records], assets, generators)
@@ -181,12 +181,12 @@ def headline(assets: Assets) -> tuple[str, Literal["up", "down"]]:
 
 # ----------------------------------------------------------------------------------------------------- parts
 
-def players(net: nn.Module) -> dict[str, nn.Module]:
+def players(net: Any) -> dict[str, nn.Module]:
     """The discriminator is first: it is the one that judges a record by the record's own image."""
     return {"discriminator": net.discriminator, "generator": net.generator}
 
 
-def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
+def blocks(net: Any) -> dict[str, tuple[nn.Module, int]]:
     return {f"{name}.stages.{i}": (stage, 1) for name in ("generator", "discriminator")
             for i, stage in enumerate(net.get_submodule(name).stages)}
 

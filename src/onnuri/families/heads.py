@@ -1,7 +1,7 @@
-"""Classifiers of transformers: which folders hold one, their labels, a new head, the same design at another size.
+"""Classifiers of transformers: which folders hold one, their labels, a new head, the design at another size.
 
-No architecture is named here: a head is what lies outside the library's own base model, and widths are found by the
-names that configs give them.
+No architecture is named here: a head is what lies outside the library's own base model, and widths are found by
+the names that configs give them.
 """
 
 import math
@@ -17,9 +17,9 @@ from torch import nn
 from .. import hub
 from ..errors import BadInput, Refusal
 
-WIDTHS = ("hidden_size", "intermediate_size", "hidden_sizes", "embed_dim", "embedding_size", "pooler_output_size",
-          "pooler_hidden_size", "dim", "hidden_dim", "d_model", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff",
-          "n_embd", "n_inner", "neck_hidden_sizes")
+WIDTHS = ("hidden_size", "intermediate_size", "hidden_sizes", "embed_dim", "embedding_size", "neck_hidden_sizes",
+          "pooler_output_size", "pooler_hidden_size", "dim", "hidden_dim", "d_model", "encoder_ffn_dim",
+          "decoder_ffn_dim", "d_ff", "n_embd", "n_inner")
 """The names under which transformers' configs keep the width of a layer, in channels."""
 MULTIPLIERS = ("depth_multiplier", "width_coefficient", "width_multiplier")
 DIVISORS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads",
@@ -53,8 +53,8 @@ def require_one_label(folder: Path) -> None:
 
 
 def label_names(config: Any, folder: Path) -> tuple[str, ...]:
-    """The labels of a config in the order of the logits. A name that occurs twice (ImageNet has two cranes) gets
-    its number behind it."""
+    """The labels of a config in the order of the logits. A name that occurs twice (ImageNet has two cranes)
+    gets its number behind it."""
     names = config.id2label
     if sorted(names) != list(range(config.num_labels)):
         raise BadInput(f"{folder}: id2label in config.json must number its labels from 0 without gaps")
@@ -73,7 +73,7 @@ def field_names(config: Any, question: str, answer: str, folder: Path) -> tuple[
     names = getattr(config, "onnuri_fields", None) or {"question": question, "answer": answer}
     found = [names.get(key) for key in ("question", "answer")] if isinstance(names, dict) else []
     if not found or not all(isinstance(name, str) for name in found):
-        raise BadInput(f"{folder}: onnuri_fields in config.json must name question and answer, found {names!r}")
+        raise BadInput(f"{folder}: onnuri_fields in config.json must name question and answer")
     return found[0], found[1]
 
 
@@ -81,13 +81,13 @@ def with_new_head(auto: Any, folder: Path, labels: Sequence[str], question: str,
                   generator: torch.Generator) -> nn.Module:
     """The body of `folder`, a new head for `labels`; BadInput when a tensor of the body is missing or unlike.
 
-    Not hub.adopt_hub: there a head in a numbered list (ResNet: classifier.1) counts as body, and a tensor of the
-    body that has another shape is replaced by random numbers.
+    Not hub.adopt_hub: there a head in a numbered list (ResNet: classifier.1) counts as body, and a tensor of
+    the body that has another shape is replaced by random numbers.
     """
     with seeded(generator):
         net, report = hub.guarded(
-            auto.from_pretrained, folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, **label_config(labels))
+            auto.from_pretrained, folder, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, **label_config(labels))
     body = f"{net.base_model_prefix}."
     missing = [name for name in report["missing_keys"] if name.startswith(body) and "pooler" not in name]
     unlike = [name for name in report["mismatched_keys"] if str(name[0]).startswith(body)]
@@ -107,7 +107,7 @@ def fresh(auto: Any, config: Any, scale: float, generator: torch.Generator) -> n
 
 
 def scaled(config: Any, scale: float) -> Any:
-    """A copy of a config with its widths times `scale`, each a multiple of its count of heads, which is kept."""
+    """A copy of a config with its widths times `scale`, each a multiple of the count of heads, which stays."""
     entries = config.to_dict()
     if scale == 1:
         return type(config).from_dict(entries)

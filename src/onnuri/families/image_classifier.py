@@ -1,8 +1,9 @@
 """Pictures to one label of several: any image classifier of transformers, and our own ConvNet for small ones.
 
-A transformers folder keeps its own processor, which says size and scale of the pixels. The ConvNet's config.json
-holds the size, and the mean and deviation per channel that were learnt from the records. A picture is brought to
-the net's channels (grey by ITU-R 601, color by repeating grey) and, where it differs, to its size (bilinear).
+A transformers folder keeps its own processor, which says size and scale of the pixels. The ConvNet's
+config.json holds the size, and the mean and deviation per channel that were learnt from the records. A picture is
+brought to the net's channels (grey by ITU-R 601, color by repeating grey) and, where it differs, to its size
+(bilinear).
 Batch: pixel_values (B, C, H, W) float32, labels (B,) int64.
 """
 
@@ -34,7 +35,7 @@ LOOKED_AT = 2000  # records from which size, channels, mean and deviation are le
 
 @dataclass(frozen=True)
 class Pixels:
-    """How pictures enter a ConvNet: (height, width), mean and deviation of each channel on the scale 0 to 1."""
+    """How pictures enter a ConvNet: (height, width), mean and deviation of each channel, scaled to 0..1."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -82,8 +83,8 @@ def read_processor(folder: Path) -> Any:
     """The processor of the folder, on PIL: it must never depend on torchvision."""
     from transformers import AutoImageProcessor
     if not (folder / "preprocessor_config.json").exists():
-        raise BadInput(f"{folder} holds no preprocessor_config.json: what size and scale of pixels it takes is not "
-                       "known", hint="fetch that file from where the model came")
+        raise BadInput(f"{folder} holds no preprocessor_config.json: its size of picture is unknown",
+                       hint="fetch that file from where the model came")
     return hub.guarded(AutoImageProcessor.from_pretrained, folder, backend="pil", local_files_only=True)
 
 
@@ -126,7 +127,7 @@ def own_config(net: ConvNet, assets: Assets) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- new nets
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """A ConvNet for the records. `image_size` (a number or [height, width]) and `channels` are theirs unless set."""
+    """A ConvNet for the records; `image_size` (a number or [height, width]) and `channels` default to theirs."""
     settings = hub.merged(DEFAULTS, config)
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
     images = [record[question] for record in islice(records, LOOKED_AT)]
@@ -162,7 +163,7 @@ def learn_pixels(images: Sequence[np.ndarray], size: tuple[int, int], channels: 
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """The body of a ConvNet, or of any encoder of pictures in transformers, a new head for the records' labels."""
+    """The body of a ConvNet or of any image encoder of transformers, a new head for the records' labels."""
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
     answer = required_answer(records)
     if is_own(folder):
@@ -183,7 +184,7 @@ def new_head(old: ConvNet, num_labels: int, generator: torch.Generator) -> ConvN
     return net
 
 
-def like(net: nn.Module, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """See Family.like. The widths of a ConvNet stay multiples of its groups."""
     if isinstance(net, ConvNet):
         width = max(GROUP, round(net.design.width * scale / GROUP) * GROUP)
@@ -199,7 +200,7 @@ def fields(assets: Assets) -> tuple[dict, tuple]:
 
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """pixel_values (B, C, H, W) float32; labels (B,) int64 where every record has its answer. Draws no noise."""
+    """pixel_values (B, C, H, W) float32; labels (B,) where every record has its answer. Draws no noise."""
     images = [record[assets.question] for record in records]
     pixels = own_pixels(images, assets.pixels) if assets.pixels else processed(images, assets)
     return {"pixel_values": pixels, **labels.label_batch(records, assets.answer, assets.labels)}

@@ -1,7 +1,7 @@
 """Facts that every one-label classifier shares: answers to indices, the loss, the answers, the scores.
 
-Letters: B records, D labels. Scores: accuracy, macro F1 (the mean over the labels that occur, as scikit-learn has
-it), log loss in nats, expected calibration error with 15 equal bins (Guo et al., arXiv:1706.04599).
+Letters: B records, D labels. Scores: accuracy, macro F1 (the mean over the labels that occur, as scikit-learn
+has it), log loss in nats, expected calibration error with 15 equal bins (Guo et al., arXiv:1706.04599).
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def answered(records: Sequence[Record], outputs: Outputs, answer: str, labels: S
 
 
 def label_scores(records: Sequence[Record], answers: Sequence[Record], answer: str) -> dict[str, float]:
-    """accuracy, macro_f1, log_loss, calibration_error. A true label that the model does not know is a mistake."""
+    """accuracy, macro_f1, log_loss, calibration_error. A true label unknown to the model is a mistake."""
     truth = np.array([str(as_label(record[answer])) for record in records])
     guess = np.array([found[answer] for found in answers])
     scores = [found[f"{answer}_scores"] for found in answers]
@@ -89,7 +89,7 @@ def f1(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """The mean distance of confidence and accuracy, over equal bins of confidence weighted by their records."""
+    """The mean distance of confidence and accuracy over equal bins of confidence, weighted by records."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(right))

@@ -1,34 +1,35 @@
-"""tabular: rows of numbers and categories answered by a neural net (`nets/table_net.py`), with a label or a number.
+"""tabular: rows of numbers and categories answered by a neural net, with a label or with a number.
 
-The folder is our own: config.json holds the design of the net and the table (columns, known categories, quantiles,
-labels), model.safetensors the weights. What it shares with the forest is in `tables.py`.
+The folder is our own: config.json holds the design of the net and the table (columns, known categories, bins,
+labels), model.safetensors the weights. The net is `nets/table_net.py`; what the forest shares is `tables.py`.
 
 Letters: B records, N number columns, C category columns, D labels (1 where the answer is a number).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import hub
-from ..data import Record, Records, check_fields
+from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Batch, Family, Outputs, on_any_runtime
 from ..nets.table_net import TableNet
-from . import tables
+from . import labels, tables
 from .tables import Table
 
 MODEL_TYPE = "onnuri_table_net"
 DEFAULTS = {"width": 128, "layers": 2, "embedding": 8, "bins": 48, "dropout": 0.1}
-BOUNDS = {"width": (1, 65_536), "layers": (0, 256), "embedding": (1, 4096), "dropout": (0.0, 0.95)}
-BINS = {"bins": (0, 4096)}  # no part of the net's design: they are kept as the edges in the table
+DESIGN = {"width": (1, 65_536), "layers": (0, 256), "embedding": (1, 4096), "dropout": (0.0, 0.95)}
+BINS = {"bins": (0, 4096)}  # not of the net's design: they are kept as the edges in the table
 FAR = 1e6  # standard deviations: keeps float32 finite
 
 
-# ------------------------------------------------------------------------------------------------------------- folders
+# ---------------------------------------------------------------------------------------------------- folders
 
 def claims(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
@@ -40,18 +41,23 @@ def read(folder: Path, empty: bool) -> tuple[nn.Module, Table]:
 
 
 def from_config(config: dict) -> TableNet:
-    """The net that a folder's config.json describes; BadInput lists every bad entry."""
-    if faults := tables.faults_of(config, BOUNDS):
+    """The net that a folder's config.json describes; BadInput lists every bad entry of its design."""
+    if faults := tables.faults_of(config, DESIGN):
         raise BadInput(*(f"config.json: {fault}" for fault in faults))
-    return build(tables.from_json(config["table"]), {name: config[name] for name in BOUNDS})
+    return build(tables.from_json(config["table"]), {name: config[name] for name in DESIGN})
 
 
 def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
-    config = {"model_type": MODEL_TYPE, "architectures": ["TableNet"], **net.design, "table": tables.to_json(table)}
+    config = {"model_type": MODEL_TYPE, "architectures": ["TableNet"], **design_of(net),
+              "table": tables.to_json(table)}
     hub.write_own(net, config, folder, weights)
 
 
-# -------------------------------------------------------------------------------------------------------------- making
+def design_of(net: nn.Module) -> dict:
+    return cast(TableNet, net).design
+
+
+# ----------------------------------------------------------------------------------------------------- making
 
 def build(table: Table, design: dict) -> TableNet:
     """A net with weights of torch's own generator."""
@@ -62,73 +68,84 @@ def build(table: Table, design: dict) -> TableNet:
 
 def fresh(table: Table, design: dict, generator: torch.Generator) -> TableNet:
     """New weights that depend on `generator` alone."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         return build(table, design).eval()
 
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
     settings = hub.merged(DEFAULTS, config)
-    if faults := tables.faults_of(settings, BOUNDS | BINS):
+    if faults := tables.faults_of(settings, DESIGN | BINS):
         raise BadSettings(*faults)
     table = tables.learn(records, settings["bins"])
-    return fresh(table, {name: settings[name] for name in BOUNDS}, generator), table
+    return fresh(table, {name: settings[name] for name in DESIGN}, generator), table
 
 
 def like(net: nn.Module, table: Table, scale: float, generator: torch.Generator) -> tuple[nn.Module, Table]:
     """A width never falls below 4 by scaling: a norm over fewer says next to nothing."""
-    widths = {name: max(min(4, net.design[name]), round(net.design[name] * scale)) for name in ("width", "embedding")}
-    return fresh(table, {**net.design, **widths}, generator), table
+    design = design_of(net)
+    widths = {name: max(min(4, design[name]), round(design[name] * scale)) for name in ("width", "embedding")}
+    return fresh(table, {**design, **widths}, generator), table
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
     """The columns and the body of a table net, with a new head for the answer of the records."""
     if not claims(folder):
-        raise Refusal(f"{folder} holds no table net; the body of another kind of model knows nothing of columns",
+        raise Refusal(f"{folder} holds no table net; a body of another kind knows nothing of columns",
                       "start a new one: train --family tabular --data D --out DIR")
     old, table = read(folder, False)
-    check_fields(records, tables.fields(table)[0], None)
-    if records.answer in tables.fields(table)[0]:
-        raise BadInput(f"the model in {folder} asks for '{records.answer}', so that it cannot be the answer",
+    question = tables.fields(table)[0]
+    check_fields(records, question, None)
+    if (answer := required_answer(records)) in question:
+        raise BadInput(f"the model in {folder} asks for '{answer}', so that it cannot be the answer",
                        hint="--answer NAME")
     table = tables.with_answer_of(table, records)
-    net = fresh(table, old.design, generator)
+    net = fresh(table, design_of(old), generator)
     body = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith("head.")}
     net.load_state_dict(net.state_dict() | body)
     return net, table
 
 
-# ----------------------------------------------------------------------------------------------------------- computing
+# -------------------------------------------------------------------------------------------------- computing
 
 def collate(records: Sequence[Record], table: Table, generators: Sequence[torch.Generator]) -> Batch:
-    """{numbers (B, N) in standard units, missing (B, N), codes (B, C) counted through all the columns} and the answer.
-    The keys of a kind of column that the table lacks are absent."""
-    batch = tables.answer_tensors(records, table)
+    return questions(records, table) | tables.answer_tensors(records, table)
+
+
+def questions(records: Sequence[Record], table: Table) -> Batch:
+    """{numbers (B, N) in standard units, missing (B, N) 0 or 1, codes (B, C) counted through all columns}.
+    The entries for a kind of column that the table lacks are absent."""
+    batch: Batch = {}
     if table.numbers:
         raw = tables.number_array(records, table)
         mean, scale = np.array([(column.mean, column.scale) for column in table.numbers]).T
         standard = np.nan_to_num((raw - mean) / scale, nan=0.0).clip(-FAR, FAR)
-        batch |= {"numbers": torch.from_numpy(standard).float(), "missing": torch.from_numpy(np.isnan(raw)).float()}
+        batch["numbers"] = torch.from_numpy(standard).float()
+        batch["missing"] = torch.from_numpy(np.isnan(raw)).float()
     if table.categories:
         first = np.cumsum([0, *(column.num_codes for column in table.categories[:-1])])
-        batch |= {"codes": torch.from_numpy(tables.code_array(records, table) + first)}
+        batch["codes"] = torch.from_numpy(tables.code_array(records, table) + first)
     return batch
 
 
 @on_any_runtime
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
     """One place per record: values (B, 1, D), logits or the number in its own unit."""
-    values = net(batch).unsqueeze(1)
-    return values, torch.ones_like(values[..., 0], dtype=torch.bool)
+    return labels.one_place(net(batch))
 
 
 def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
-    return tables.loss(outputs(net, batch)[0], batch)
+    return tables.loss(outputs(net, batch), batch)
 
 
 def sample(net: nn.Module, table: Table, records: Sequence[Record],
            generators: Sequence[torch.Generator]) -> list[Record]:
-    return tables.answered(lambda part: outputs(net, collate(part, table, []))[0], table, records)
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+
+    def outputs_of(part: Sequence[Record]) -> Outputs:
+        return outputs(net, {name: value.to(device) for name, value in questions(part, table).items()})
+
+    return tables.answered(outputs_of, table, records)
 
 
 def players(net: nn.Module) -> dict[str, nn.Module]:
@@ -136,7 +153,7 @@ def players(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
-    return {f"layers.{place}": (layer, -1) for place, layer in enumerate(net.layers)}
+    return {f"layers.{place}": (layer, -1) for place, layer in enumerate(cast(TableNet, net).layers)}
 
 
 def tiny() -> dict:
@@ -144,7 +161,7 @@ def tiny() -> dict:
 
 
 FAMILY = Family(
-    name="tabular", tag="tabular-classification", kind=tables.kind, claims=claims, read=read, write=write, start=start,
-    adopt=adopt, like=like, fields=tables.fields, axis=tables.axis, collate=collate, loss=loss, outputs=outputs,
-    sample=sample, score=tables.score, headline=tables.headline, players=players, blocks=blocks, tiny=tiny,
-    toy=tables.toy)
+    name="tabular", tag="tabular-classification", kind=tables.kind, claims=claims, read=read, write=write,
+    start=start, adopt=adopt, like=like, fields=tables.fields, axis=tables.axis, collate=collate, loss=loss,
+    outputs=outputs, sample=sample, score=tables.score, headline=tables.headline, players=players,
+    blocks=blocks, tiny=tiny, toy=tables.toy)

@@ -1,9 +1,10 @@
-"""Texts to one label of several: any sequence classifier of transformers, and a small BERT with a tokenizer of its own.
+"""Texts to one label of several: any sequence classifier of transformers, and a small BERT of our own making.
 
-A new model is Devlin et al., BERT (arXiv:1810.04805), from random weights, with differences: 1. byte pairs over
-characters (Sennrich et al., arXiv:1508.07909) instead of WordPiece, whose trainer gives other numbers at every run;
-the text is brought to NFC and keeps its case, spaces become a mark, so that Korean needs no tool of its own;
-2. no pre-training, no second segment.
+A new model is Devlin et al., BERT (arXiv:1810.04805), differing in:
+1. its tokens are pairs of characters merged (Sennrich et al., arXiv:1508.07909) instead of WordPiece, whose
+   trainer numbers them differently in every process; the text is brought to NFC and keeps its case, and a space
+   becomes a mark, so that Korean needs no tool of its own;
+2. it begins with random weights, without pre-training, and never sees a second segment.
 Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
 (B, T) int64, padded on the right so that a token's place does not depend on its neighbors; labels (B,) int64.
 """
@@ -37,7 +38,7 @@ LONGEST = 512  # tokens of a text where a model states no limit of its own
 
 @dataclass(frozen=True)
 class Assets:
-    """Labels in order, the names of both fields, and the tokenizer, whose digest stands for it in comparisons."""
+    """Labels in order, the names of both fields, the tokenizer, and a digest that stands for it in comparisons."""
 
     labels: tuple[str, ...]
     question: str
@@ -67,8 +68,10 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of the folder; its end mark pads where it has no mark for that."""
     from transformers import AutoTokenizer
     tokenizer = hub.guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True)
-    if not len(tokenizer):
-        raise BadInput(f"{folder} holds no tokenizer", hint="fetch its tokenizer files from where the model came")
+    for name in ("is_local", "local_files_only"):  # how it was opened would be written into its config
+        tokenizer.init_kwargs.pop(name, None)
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # the library makes one up where no file is
+        raise BadInput(f"{folder} holds no vocabulary", hint="fetch its tokenizer files again")
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise BadInput(f"the tokenizer of {folder} has neither a padding nor an end mark")
@@ -89,10 +92,11 @@ def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, a
 
 
 def longest(net: Any, tokenizer: Any) -> int:
-    """How many tokens of a text the net can take. RoBERTa's table of places begins behind its padding number."""
+    """How many tokens of a text the net can take. Some tables of places begin behind the padding number."""
     tables = [module for name, module in net.named_modules()
               if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)]
-    limits = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
+    limits = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+              for table in tables]
     limits += [getattr(net.config, "max_position_embeddings", None) or LONGEST] if not tables else []
     return min(*limits, tokenizer.model_max_length)
 
@@ -114,8 +118,9 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     answer = required_answer(records)
     tokenizer = learn_tokenizer(texts_of(records, question), settings["vocab_size"], settings["max_length"])
     design = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=settings["hidden_size"], num_hidden_layers=settings["num_layers"],
-        num_attention_heads=settings["num_heads"], intermediate_size=4 * settings["hidden_size"],
+        vocab_size=len(tokenizer), hidden_size=settings["hidden_size"],
+        intermediate_size=4 * settings["hidden_size"], num_hidden_layers=settings["num_layers"],
+        num_attention_heads=settings["num_heads"],
         max_position_embeddings=settings["max_length"], hidden_dropout_prob=settings["dropout"],
         attention_probs_dropout_prob=settings["dropout"], pad_token_id=tokenizer.pad_token_id,
         onnuri_fields={"question": question, "answer": answer}, **heads.label_config(names))
@@ -130,7 +135,7 @@ def check_settings(settings: dict) -> None:
                                   "vocab_size": len(SPECIAL)}.items()
               if type(settings[name]) is not int or settings[name] <= least]
     if not faults and settings["hidden_size"] % settings["num_heads"]:
-        faults.append(f"num_heads ({settings['num_heads']}) must divide hidden_size ({settings['hidden_size']})")
+        faults.append(f"{settings['num_heads']} num_heads do not divide hidden_size {settings['hidden_size']}")
     if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
         faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
     if faults:
@@ -142,12 +147,13 @@ def texts_of(records: Records, question: str) -> Iterator[str]:
 
 
 def learn_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> Any:
-    """A byte-pair vocabulary of at most `vocab_size` tokens; more only where that many single characters occur."""
+    """A byte-pair vocabulary of at most `vocab_size` tokens; more only where that many characters occur."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
     backend = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     backend.decoder = decoders.Metaspace()
     marks = list(SPECIAL.values())
     backend.train_from_iterator(
@@ -158,7 +164,7 @@ def learn_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> A
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """The body of any text model of transformers that can classify, a new head for the labels of the records."""
+    """The body of any text model of transformers that can classify, a new head for the records' labels."""
     from transformers import AutoModelForSequenceClassification
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer, tokenizer = required_answer(records), read_tokenizer(folder)
@@ -179,7 +185,7 @@ def fields(assets: Assets) -> tuple[dict, tuple]:
 
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """TENSORS (B, T) that the tokenizer gives; labels (B,) where every record has its answer. Draws no noise."""
+    """What the tokenizer gives of TENSORS (B, T); labels (B,) where every record has its answer. No noise."""
     texts = [record[assets.question] or "" for record in records]
     tokens = encode(assets.tokenizer, texts, assets.max_length)
     return {**{name: tokens[name] for name in TENSORS if name in tokens},
@@ -189,13 +195,13 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
 def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
     """Token tensors, cut at `max_length`, padded on the right to the longest text."""
     with settings_kept(tokenizer):
-        return tokenizer(texts, truncation=True, max_length=max_length, padding="longest", padding_side="right",
-                         return_attention_mask=True, return_tensors="pt")
+        return tokenizer(texts, truncation=True, max_length=max_length, padding="longest",
+                         padding_side="right", return_attention_mask=True, return_tensors="pt")
 
 
 @contextmanager
 def settings_kept(tokenizer: Any) -> Iterator[None]:
-    """A call leaves its cutting and padding in a fast tokenizer, and they would be written into tokenizer.json."""
+    """A call leaves its cutting and padding in a fast tokenizer; they would be written into tokenizer.json."""
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     before = (backend.truncation, backend.padding) if backend else (None, None)
     yield
@@ -239,9 +245,11 @@ def toy(n: int, seed: int) -> Records:
 
 
 FAMILY = Family(
-    name="text_classifier", tag="text-classification", kind=lambda assets: "logits", claims=claims, read=read,
-    write=write, start=start, adopt=adopt, like=like, fields=fields, axis=lambda assets: assets.labels,
-    collate=collate, loss=loss, outputs=outputs, sample=sample, score=score,
-    headline=lambda assets: ("accuracy", "up"), players=lambda net: {"classifier": net}, blocks=hub.hub_blocks,
-    tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0}, toy=toy,
+    name="text_classifier", tag="text-classification", kind=lambda assets: "logits",
+    claims=claims, read=read, write=write, start=start, adopt=adopt, like=like,
+    fields=fields, axis=lambda assets: assets.labels, collate=collate, loss=loss, outputs=outputs,
+    sample=sample, score=score, headline=lambda assets: ("accuracy", "up"),
+    players=lambda net: {"classifier": net}, blocks=hub.hub_blocks,
+    tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0},
+    toy=toy,
 )

@@ -49,7 +49,9 @@ def new_student(settings: Settings, teacher: Model, records) -> Model:
     if settings.family:
         family = find_family(settings.family)
         return Model(family, *family.start(settings.config, records, generator))
-    teacher.require_players()
+    if not teacher.players:
+        raise Refusal("a student of this teacher's own design could not follow a gradient",
+                      "a student of another kind that answers the same: --family NAME")
     return sized(teacher, settings.size, mix(settings.seed, 1))
 
 

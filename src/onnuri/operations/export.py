@@ -6,6 +6,7 @@ packed: an int8 initializer with a DequantizeLinear node, so the file is as smal
 
 import copy
 import io
+import logging
 import warnings
 from typing import Literal
 
@@ -75,15 +76,24 @@ def trace(model: Model, records: Records, opset: int):
     example = max(batches, key=lambda batch: sum(t.numel() for t in batch.values()))
     axes = {name: {axis: torch.export.Dim.DYNAMIC for axis in range(t.dim()) if axis == 0 or varies(batches, name, axis)}
             for name, t in example.items()}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent, as it should be
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(Graph(model).eval(), (example,), dynamo=True, dynamic_shapes=(axes,), opset_version=opset,
+        program = torch.onnx.export(Graph(model).eval(), kwargs={"batch": example}, dynamo=True,
+                                    dynamic_shapes={"batch": axes}, opset_version=opset,
                                     input_names=list(example), output_names=["values", "mask"], verbose=False)
     assert program is not None
     buffer = io.BytesIO()
     program.save(buffer)
     import onnx
-    return onnx.load_from_string(buffer.getvalue())
+    graph = onnx.load_from_string(buffer.getvalue())
+    for part in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, graph.graph, *graph.functions]:
+        part.ClearField("metadata_props")  # the exporter's stack traces: paths of this machine, and most of a small file
+        part.ClearField("doc_string")
+    used = {name for node in graph.graph.node for name in node.input}
+    for unused in [entry for entry in graph.graph.input if entry.name not in used]:
+        graph.graph.input.remove(unused)  # an entry of the batch that only the loss reads
+    return graph
 
 
 def without_answers(model: Model, records: Records, part: slice, question: dict) -> dict:
