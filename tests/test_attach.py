@@ -18,8 +18,15 @@ class Double(nn.Module):
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    body = nn.ModuleDict({"table": nn.Embedding(9, 8), "conv": nn.Conv1d(8, 8, 3, padding=1), "rnn": nn.LSTM(8, 8, batch_first=True),
-                          "mha": nn.MultiheadAttention(8, 2, batch_first=True), "head": nn.Linear(8, 9, bias=False)})
+    body = nn.ModuleDict(
+        {
+            "table": nn.Embedding(9, 8),
+            "conv": nn.Conv1d(8, 8, 3, padding=1),
+            "rnn": nn.LSTM(8, 8, batch_first=True),
+            "mha": nn.MultiheadAttention(8, 2, batch_first=True),
+            "head": nn.Linear(8, 9, bias=False),
+        }
+    )
     body["head"].weight = body["table"].weight
     return body.eval()
 

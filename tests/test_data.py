@@ -16,9 +16,14 @@ from onnuri.sources import open_data
 @pytest.fixture
 def table(tmp_path):
     draw = np.random.default_rng(0)
-    frame = pl.DataFrame({
-        "size": draw.normal(size=300), "color": [["red", "blue", None][i] for i in draw.integers(3, size=300)],
-        "review": [f"글 {i} " + "그럭저럭 볼만한 영화였다 " * (i % 3 + 1) for i in range(300)], "label": draw.integers(3, size=300)})
+    frame = pl.DataFrame(
+        {
+            "size": draw.normal(size=300),
+            "color": [["red", "blue", None][i] for i in draw.integers(3, size=300)],
+            "review": [f"글 {i} " + "그럭저럭 볼만한 영화였다 " * (i % 3 + 1) for i in range(300)],
+            "label": draw.integers(3, size=300),
+        }
+    )
     path = tmp_path / "table.csv"
     frame.write_csv(path)
     return path, frame
@@ -58,7 +63,9 @@ def test_splits_are_stable_under_row_order_and_disjoint(table, tmp_path):
 def test_larger_than_memory_equals_in_memory(table, tmp_path, monkeypatch):
     pictures = tmp_path / "pictures.parquet"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "x.png")
-    pl.DataFrame({"image": [(tmp_path / "x.png").read_bytes()] * 5, "label": ["a", "b", "a", "b", "a"]}).write_parquet(pictures)
+    pl.DataFrame({"image": [(tmp_path / "x.png").read_bytes()] * 5, "label": ["a", "b", "a", "b", "a"]}).write_parquet(
+        pictures
+    )
     for path in (table[0], pictures):
         small = open_data(str(path))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -101,9 +108,16 @@ def test_texts(tmp_path):
         open_data(str(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "rows", "answer"), [
-    ("digits", 1797, "category"), ("iris", 150, "category"), ("wine", 178, "category"), ("breast_cancer", 569, "category"),
-    ("diabetes", 442, "number")])
+@pytest.mark.parametrize(
+    ("name", "rows", "answer"),
+    [
+        ("digits", 1797, "category"),
+        ("iris", 150, "category"),
+        ("wine", 178, "category"),
+        ("breast_cancer", 569, "category"),
+        ("diabetes", 442, "number"),
+    ],
+)
 def test_builtin(name, rows, answer):
     data = open_data(f"builtin:{name}")
     assert len(data.records) == rows and data.records.fields[data.records.answer] == answer
@@ -117,8 +131,10 @@ def test_the_users_own_choice_of_columns(table):
 
 def test_bad_input_says_what_to_do(table, tmp_path):
     cases = {
-        "builtin:digit": (UnknownName, "digits"), str(tmp_path / "no.csv"): (BadInput, "does not exist"),
-        str(write(tmp_path / "empty.csv", "")): (BadInput, "empty"), str(write(tmp_path / "head.csv", "a,b\n")): (BadInput, "no rows"),
+        "builtin:digit": (UnknownName, "digits"),
+        str(tmp_path / "no.csv"): (BadInput, "does not exist"),
+        str(write(tmp_path / "empty.csv", "")): (BadInput, "empty"),
+        str(write(tmp_path / "head.csv", "a,b\n")): (BadInput, "no rows"),
         str(write(tmp_path / "x.xlsx", "a")): (BadInput, "unknown ending"),
         str(write(tmp_path / "bad.jsonl", '{"a": 1}\n{"a": \n')): (BadInput, "cannot be read"),
         str(write(tmp_path / "bad.parquet", "PAR1")): (BadInput, "cannot be read"),

@@ -42,7 +42,9 @@ def findings(net: nn.Module, train=None, validation=None, **settings) -> set[str
 
     options = {"epochs": 8, "batch_size": 32, "learning_rate": 2e-3, "clip": 1.0, **settings}
     objective = Objective(net, {"net": net}, collate, loss)
-    progress = fit(objective, train or points(512, 0), validation or points(128, 1), FitSettings(**options), Quiet(), True)
+    progress = fit(
+        objective, train or points(512, 0), validation or points(128, 1), FitSettings(**options), Quiet(), True
+    )
     return set(progress.findings)
 
 

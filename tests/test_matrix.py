@@ -33,5 +33,6 @@ def stated(family: str) -> dict[str, str]:
 
 def test_the_page_counts_its_cells():
     from onnuri.matrix import Cell
+
     page = markdown([Cell("a", "x", "passed", "1", 10), Cell("a", "y", "refused", "why", 0)])
     assert "1 cells passed, 1 refused, 0 failed" in page and "| a | yes | refuses |" in page

@@ -13,7 +13,10 @@ LAYERS = {
     "transposed": (nn.ConvTranspose2d(3, 5, 2), {"weight": ("conv", (1, 5, 12))}),
     "embedding": (nn.Embedding(7, 3), {"weight": ("embedding", (1, 7, 3))}),
     "lstm": (nn.LSTM(3, 2), {"weight_ih_l0": ("linear", (1, 8, 3)), "weight_hh_l0": ("linear", (1, 8, 2))}),
-    "attention": (nn.MultiheadAttention(4, 2), {"in_proj_weight": ("linear", (1, 12, 4)), "out_proj.weight": ("linear", (1, 4, 4))}),
+    "attention": (
+        nn.MultiheadAttention(4, 2),
+        {"in_proj_weight": ("linear", (1, 12, 4)), "out_proj.weight": ("linear", (1, 4, 4))},
+    ),
 }
 
 
@@ -52,9 +55,18 @@ def test_tied_table_is_one_weight():
 
 def test_fused_experts_and_transposed_linears():
     from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
-    mixtral = MixtralForCausalLM(MixtralConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
-        num_local_experts=4))
+
+    mixtral = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_local_experts=4,
+        )
+    )
     experts = weights(mixtral, "expert")
     assert {tuple(w.matrix.shape) for w in experts} == {(4, 48, 16), (4, 16, 24)}
     assert any(w.role == "raw" for w in weights(mixtral)), "the router is used raw and left alone"

@@ -9,12 +9,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "open_model": "model", "save_model": "model", "Model": "model",
-    "open_data": "data", "Records": "data",
-    "Family": "family", "Operation": "operation",
-    "execute": "run", "run_recipe": "recipe",
+    "open_model": "model",
+    "save_model": "model",
+    "Model": "model",
+    "open_data": "data",
+    "Records": "data",
+    "Family": "family",
+    "Operation": "operation",
+    "execute": "run",
+    "run_recipe": "recipe",
 }
-__all__ = ["__version__", *PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,9 +9,11 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from .errors import OnnuriError
+
     debug = "--debug" in sys.argv
     try:
         from .cli import command
+
         command(prog_name="onnuri", args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)
     except KeyboardInterrupt:
         fail("stopped; everything finished is intact, and the same command goes on where it stopped")
@@ -25,6 +27,7 @@ def main() -> None:
         fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         from click import Abort, ClickException
+
         if isinstance(error, ClickException):
             error.show()
             sys.exit(2)

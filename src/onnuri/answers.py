@@ -19,7 +19,9 @@ ENDINGS = (".jsonl", ".csv", ".parquet")
 def write_records(records: list[Record], out: Path) -> None:
     """Write all of them, whole or not at all. BadInput for an ending that is not known."""
     if out.suffix not in ENDINGS:
-        raise BadInput(f"answers are written as {', '.join(ENDINGS)}; found '{out.suffix}'", hint=f"--out {out.stem}.jsonl")
+        raise BadInput(
+            f"answers are written as {', '.join(ENDINGS)}; found '{out.suffix}'", hint=f"--out {out.stem}.jsonl"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     rows = [{name: jsonable(value) for name, value in record.items()} for record in records]
@@ -27,7 +29,11 @@ def write_records(records: list[Record], out: Path) -> None:
         partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
         import polars as pl
-        flat = [{name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()} for row in rows]
+
+        flat = [
+            {name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()}
+            for row in rows
+        ]
         frame = pl.DataFrame(flat, infer_schema_length=None)
         frame.write_csv(partial) if out.suffix == ".csv" else frame.write_parquet(partial)
     handle = os.open(partial, os.O_RDONLY)

@@ -46,6 +46,9 @@ class Int8(nn.Module):
     int8 on the fly and multiplies integers.
     """
 
+    codes: Tensor
+    scale: Tensor
+
     def __init__(self, codes: Tensor, scale: Tensor, view: View, dtype: torch.dtype, scheme: str):
         super().__init__()
         self.register_buffer("codes", codes)
@@ -63,7 +66,9 @@ class Int8(nn.Module):
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out) without forming the float matrix."""
-        product = dynamic_product(x, self.codes) if self.scheme == "int8-dynamic" else F.linear(x, self.codes.to(x.dtype))
+        product = (
+            dynamic_product(x, self.codes) if self.scheme == "int8-dynamic" else F.linear(x, self.codes.to(x.dtype))
+        )
         product = (product * self.scale[0, :, 0]).to(x.dtype)
         return product if bias is None else product + bias
 
@@ -96,6 +101,7 @@ class Stack(nn.Module):
 
 # ------------------------------------------------------------------------------------------------ hanging and unhanging
 
+
 def stacks(module: nn.Module) -> dict[str, Stack]:
     """{attribute: stack} of one module."""
     slot = module._modules.get(SLOT)
@@ -109,8 +115,9 @@ def attached_class(original: type, attributes: tuple[str, ...]) -> type:
     if issubclass(original, nn.Linear):
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
     if issubclass(original, nn.RNNBase):  # torch keeps a second list of the same tensors
-        body["_flat_weights"] = property(lambda self: [getattr(self, name) for name in self._flat_weights_names],
-                                         lambda self, _: None)
+        body["_flat_weights"] = property(
+            lambda self: [getattr(self, name) for name in self._flat_weights_names], lambda self, _: None
+        )
     return type(original.__name__, (original,), {**body, "original": original, "__module__": original.__module__})
 
 
@@ -172,6 +179,7 @@ def require_baked(net: nn.Module) -> None:
 
 # --------------------------------------------------------------------------------------------------------- the packed form
 
+
 def pack(weight: Weight, scheme: str) -> None:
     """Store the weight as int8, symmetric, one scale per row: |error| <= half a scale everywhere."""
     matrix = weight.matrix.float()
@@ -211,7 +219,7 @@ def save_packed(net: nn.Module, path: Path) -> None:
     """Write `onnuri/packed.safetensors`: codes and scales under `packed.`, all other tensors under `plain.`; memory
     names. Never under a file name that other tools would open: they would read the codes as weights."""
     packed = packed_weights(net)
-    tensors = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
+    tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
     for name, (_, base) in packed.items():
         tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
     kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
@@ -227,8 +235,16 @@ def load_packed(net: nn.Module, path: Path) -> None:
     for name, (dtype, scheme) in kinds.items():
         if name not in known or f"packed.{name}.codes" not in tensors or f"packed.{name}.scale" not in tensors:
             raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
-        put_stack(known[name], Int8(tensors.pop(f"packed.{name}.codes"), tensors.pop(f"packed.{name}.scale"),
-                                    known[name].view, getattr(torch, dtype), scheme))
+        put_stack(
+            known[name],
+            Int8(
+                tensors.pop(f"packed.{name}.codes"),
+                tensors.pop(f"packed.{name}.scale"),
+                known[name].view,
+                getattr(torch, dtype),
+                scheme,
+            ),
+        )
     fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
 
 
@@ -238,8 +254,11 @@ def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     needed = plain_tensors(net).keys()
     faults = [f"{path}: missing tensor {name}" for name in sorted(needed - tensors.keys())]
     faults += [f"{path}: unexpected tensor {name}" for name in sorted(tensors.keys() - needed)]
-    faults += [f"{path}: tensor {name} is {tuple(tensors[name].shape)}, the model needs {tuple(wanted[name].shape)}"
-               for name in sorted(needed & tensors.keys()) if wanted[name].shape != tensors[name].shape]
+    faults += [
+        f"{path}: tensor {name} is {tuple(tensors[name].shape)}, the model needs {tuple(wanted[name].shape)}"
+        for name in sorted(needed & tensors.keys())
+        if wanted[name].shape != tensors[name].shape
+    ]
     if faults:
         raise BadInput(*faults)
     for name in needed:

@@ -27,6 +27,7 @@ class Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from .errors import UnknownName, propose
+
         if args and self.get_command(ctx, args[0]) is None:
             raise UnknownName(f"there is no command '{args[0]}'; {propose(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
@@ -47,6 +48,7 @@ def command() -> None:
 
 # ------------------------------------------------------------------------------------------ operations become commands
 
+
 def operation_command(name: str) -> click.Command:
     """`onnuri NAME [MODEL] --data D [--setting value ...] --out DIR [--json]`."""
     operation = registry.operation(name)
@@ -54,13 +56,19 @@ def operation_command(name: str) -> click.Command:
     params: list[click.Parameter] = []
     if "model" in operation.takes:
         params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
-    params.append(click.Option(["--data"], required=True, help="builtin:NAME, a csv, parquet or jsonl file, a folder of images or texts"))
+    params.append(
+        click.Option(
+            ["--data"], required=True, help="builtin:NAME, a csv, parquet or jsonl file, a folder of images or texts"
+        )
+    )
     params += [click.Option([f"--{role}"], help=f"folder of the {role}") for role in others]
     params += [option(field, info) for field, info in operation.settings.model_fields.items()]
-    params += [click.Option(["--answer"], help="the column that is the answer"),
-               click.Option(["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image,..."),
-               click.Option(["--out"], help="folder or file of the result"),
-               click.Option(["--json", "as_json"], is_flag=True, help="one JSON result on stdout, nothing else")]
+    params += [
+        click.Option(["--answer"], help="the column that is the answer"),
+        click.Option(["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image,..."),
+        click.Option(["--out"], help="folder or file of the result"),
+        click.Option(["--json", "as_json"], is_flag=True, help="one JSON result on stdout, nothing else"),
+    ]
 
     def run(**values: Any) -> None:
         carry_out(operation, others, values)
@@ -73,11 +81,14 @@ class Tolerant(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         from .errors import BadSettings, propose
+
         known = [name for param in self.params for name in param.opts if name.startswith("--")]
         wrong = [a.split("=")[0] for a in args if a.startswith("--") and a.split("=")[0] not in [*known, "--help"]]
         if wrong:
-            raise BadSettings(*(f"there is no setting '{name}'; {propose(name, known)}" for name in wrong),
-                              hint=f"onnuri {self.name} --help")
+            raise BadSettings(
+                *(f"there is no setting '{name}'; {propose(name, known)}" for name in wrong),
+                hint=f"onnuri {self.name} --help",
+            )
         return super().parse_args(ctx, args)
 
 
@@ -86,31 +97,49 @@ def option(field: str, info: Any) -> click.Option:
     flag = f"--{field.replace('_', '-')}"
     described = info.description or ""
     if info.annotation is bool:
-        return click.Option([f"{flag}/--no-{field.replace('_', '-')}"], default=None, help=f"{described}  [{info.default}]")
+        return click.Option(
+            [f"{flag}/--no-{field.replace('_', '-')}"], default=None, help=f"{described}  [{info.default}]"
+        )
     shown = "" if info.default in ("", {}) else f"  [{info.default}]"
     return click.Option([flag, field], default=None, help=f"{described}{shown}", metavar=metavar(info.annotation))
 
 
 def metavar(annotation: Any) -> str:
     choices = getattr(annotation, "__args__", None)
-    return "|".join(map(str, choices)) if choices and all(isinstance(c, str) for c in choices) else \
-        {"dict": "NAME=VALUE,..."}.get(getattr(annotation, "__name__", ""), getattr(annotation, "__name__", "value").upper())
+    return (
+        "|".join(map(str, choices))
+        if choices and all(isinstance(c, str) for c in choices)
+        else {"dict": "NAME=VALUE,..."}.get(
+            getattr(annotation, "__name__", ""), getattr(annotation, "__name__", "value").upper()
+        )
+    )
 
 
 def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None:
     """From the words of the command line to `run.execute`, and its result to the screen."""
     from .run import execute
+
     as_json, out = values.pop("as_json"), values.pop("out")
     inputs = {role: values.pop(role) for role in ["model", "data", *others] if values.get(role) is not None}
     options = {"answer": values.pop("answer"), "fields": pairs(values.pop("fields"))}
-    settings = {name: pairs(value) if operation.settings.model_fields[name].annotation is dict else value
-                for name, value in values.items() if value is not None and name in operation.settings.model_fields}
-    result = execute(operation.name, settings, inputs, Path(out) if out else None,
-                     {name: value for name, value in options.items() if value}, quiet=as_json)
+    settings = {
+        name: pairs(value) if operation.settings.model_fields[name].annotation is dict else value
+        for name, value in values.items()
+        if value is not None and name in operation.settings.model_fields
+    }
+    result = execute(
+        operation.name,
+        settings,
+        inputs,
+        Path(out) if out else None,
+        {name: value for name, value in options.items() if value},
+        quiet=as_json,
+    )
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
         from .show import result_text
+
         click.echo(result_text(result, out))
 
 
@@ -121,6 +150,7 @@ def pairs(text: str | None) -> dict[str, Any]:
     import yaml
 
     from .errors import BadSettings
+
     parts = [part.partition("=") for part in text.split(",")]
     if bad := [name for name, equals, _ in parts if not equals or not name.strip()]:
         raise BadSettings(f"'{bad[0]}' is not NAME=VALUE in '{text}'")
@@ -129,15 +159,19 @@ def pairs(text: str | None) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------------- our own commands
 
+
 @command.command("run")
 @click.argument("recipe")
 @click.option("--out", help="folder of the results  [runs/RECIPE]")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="change a variable of the recipe, such as data=my.csv")
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="change a variable of the recipe, such as data=my.csv"
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON result on stdout, nothing else")
 def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json: bool) -> None:
     """Run a recipe: a list of operations, each step cached, resumable, with one report."""
     from .recipe import run_recipe
     from .show import recipe_text
+
     result = run_recipe(recipe, Path(out) if out else None, pairs(",".join(changes)), quiet=as_json)
     click.echo(json.dumps(result, ensure_ascii=False) if as_json else recipe_text(result))
 
@@ -150,6 +184,7 @@ def show_command(model: Path, as_json: bool) -> None:
     from . import ledger
     from .errors import BadInput
     from .show import timeline
+
     lines = ledger.read(model)
     if not lines:
         raise BadInput(f"{model} has no ledger", hint="folders that Onnuri wrote have one")
@@ -162,6 +197,7 @@ def show_command(model: Path, as_json: bool) -> None:
 def verify_command(model: Path, as_json: bool) -> None:
     """Check that nothing in a model folder was changed; exit code 2 when anything was."""
     from . import ledger
+
     faults = ledger.verify(model)
     if as_json:
         click.echo(json.dumps({"model": str(model), "verified": not faults, "faults": faults}, ensure_ascii=False))

@@ -25,8 +25,13 @@ ANSWER_NAMES = ("label", "labels", "target", "class", "answer", "y", "income")
 class Records(Sequence):
     """Rows that are decoded when asked for. `fields`: {name: kind} in column order; `answer`: the answer's field."""
 
-    def __init__(self, get: Callable[[Sequence[int]], list[Record]], rows: Sequence[int], fields: dict[str, Kind],
-                 answer: str | None):
+    def __init__(
+        self,
+        get: Callable[[Sequence[int]], list[Record]],
+        rows: Sequence[int],
+        fields: dict[str, Kind],
+        answer: str | None,
+    ):
         self.get, self.rows, self.fields, self.answer = get, rows, fields, answer
 
     def __len__(self) -> int:
@@ -37,7 +42,7 @@ class Records(Sequence):
     @overload
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> "Records": ...
     def __getitem__(self, index):
-        if isinstance(index, (int, np.integer)):
+        if isinstance(index, int):
             return self.get([self.rows[index]])[0]
         rows = self.rows[index] if isinstance(index, slice) else [self.rows[i] for i in index]
         return Records(self.get, rows, self.fields, self.answer)
@@ -95,8 +100,10 @@ class Data:
             parts = {"train": train[~held], "validation": train[held], "test": np.asarray(self.official["test"])}
         else:
             edges = np.cumsum(SHARES)
-            parts = {name: np.flatnonzero((position >= edge - share) & (position < edge))
-                     for name, share, edge in zip(SPLITS, SHARES, edges)}
+            parts = {
+                name: np.flatnonzero((position >= edge - share) & (position < edge))
+                for name, share, edge in zip(SPLITS, SHARES, edges)
+            }
         return {name: self.records[rows] for name, rows in parts.items()}
 
     def split(self, name: str) -> Records:
@@ -105,8 +112,10 @@ class Data:
             raise BadSettings(f"no split is called '{name}'; {propose(name, (*SPLITS, 'all'))}")
         part = self.records if name == "all" else self.splits[name]
         if not len(part):
-            raise BadInput(f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)",
-                           hint="more rows, or --split all")
+            raise BadInput(
+                f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)",
+                hint="more rows, or --split all",
+            )
         return part
 
 
@@ -133,11 +142,16 @@ def guess_answer(fields: dict[str, Kind]) -> str | None:
 def check_fields(records: Records, question: dict[str, Kind], answer: tuple[str, Kind] | None) -> None:
     """Error unless every field asked for is there with its kind. All the faults at once, with the likely remedy."""
     wanted = question | (dict([answer]) if answer else {})
-    faults = [f"the column '{name}' ({kind}) is missing; {propose(name, records.fields)}"
-              for name, kind in wanted.items() if name not in records.fields]
-    faults += [f"the column '{name}' holds {records.fields[name]}, but this model asks for {kind}"
-               for name, kind in wanted.items()
-               if name in records.fields and not fits(records.fields[name], kind)]
+    faults = [
+        f"the column '{name}' ({kind}) is missing; {propose(name, records.fields)}"
+        for name, kind in wanted.items()
+        if name not in records.fields
+    ]
+    faults += [
+        f"the column '{name}' holds {records.fields[name]}, but this model asks for {kind}"
+        for name, kind in wanted.items()
+        if name in records.fields and not fits(records.fields[name], kind)
+    ]
     if faults:
         raise BadInput(*faults, hint="rename the columns, or say --fields NAME=KIND,... and --answer NAME")
 
@@ -153,11 +167,14 @@ def check_answers(records: Records, name: str, labels: Sequence[str]) -> None:
     unseen = sorted({value for value in values if value is not None} - set(labels))
     faults = []
     if None in values:
-        faults.append(f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row "
-                      f"{values.index(None)}")
+        faults.append(
+            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}"
+        )
     if unseen:
-        faults.append(f"'{name}' has labels that the model never saw: {', '.join(map(repr, unseen[:8]))}"
-                      f"{' ...' if len(unseen) > 8 else ''}; it knows {', '.join(map(repr, labels[:12]))}")
+        faults.append(
+            f"'{name}' has labels that the model never saw: {', '.join(map(repr, unseen[:8]))}"
+            f"{' ...' if len(unseen) > 8 else ''}; it knows {', '.join(map(repr, labels[:12]))}"
+        )
     if faults:
         raise BadInput(*faults, hint="correct the rows, or train a new head with --new-head")
 
@@ -168,19 +185,22 @@ def labels_of(records: Records) -> list[str]:
     values = [as_label(value) for value in records.column(name)]
     labels = sorted({value for value in values if value is not None}, key=numeric_first)
     if None in values:
-        raise BadInput(f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row "
-                       f"{values.index(None)}", hint="fill in or drop those rows")
+        raise BadInput(
+            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}",
+            hint="fill in or drop those rows",
+        )
     if len(labels) < 2:
-        raise BadInput(f"'{name}' has only one class ({labels[0] if labels else 'none'}); nothing can be learnt",
-                       hint="data with two classes or more, or another column: --answer NAME")
+        raise BadInput(
+            f"'{name}' has only one class ({labels[0] if labels else 'none'}); nothing can be learnt",
+            hint="data with two classes or more, or another column: --answer NAME",
+        )
     return labels
 
 
 def required_answer(records: Records) -> str:
     """The name of the answer's field; an error says how to name it."""
     if records.answer is None:
-        raise BadInput(f"it is not clear which column is the answer: {', '.join(records.fields)}",
-                       hint="--answer NAME")
+        raise BadInput(f"it is not clear which column is the answer: {', '.join(records.fields)}", hint="--answer NAME")
     return records.answer
 
 

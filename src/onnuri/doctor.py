@@ -16,12 +16,12 @@ from .weights import Weight
 
 Curve = Sequence[tuple[int, float]]
 
-VANISHING = 1e-4    # gradient per weight of the early matrices against the late ones; healthy nets stay above 1e-2
-EXPLODING = 1e3     # gradient norm of a mean loss before clipping; healthy ones are 0.01 to 50
-DEAD = 0.4          # share of a layer's units that never leave zero over a whole batch
-OVERFITTING = 1.1   # validation loss against its own best, while the training loss still falls
-TOO_HIGH = 1.5      # smoothed loss against the best so far (or the start) when it ought to fall
-TOO_LOW = 0.01      # relative fall of the loss over a whole run, and relative movement of the weights
+VANISHING = 1e-4  # gradient per weight of the early matrices against the late ones; healthy nets stay above 1e-2
+EXPLODING = 1e3  # gradient norm of a mean loss before clipping; healthy ones are 0.01 to 50
+DEAD = 0.4  # share of a layer's units that never leave zero over a whole batch
+OVERFITTING = 1.1  # validation loss against its own best, while the training loss still falls
+TOO_HIGH = 1.5  # smoothed loss against the best so far (or the start) when it ought to fall
+TOO_LOW = 0.01  # relative fall of the loss over a whole run, and relative movement of the weights
 
 
 class NotANumber(ArithmeticError):
@@ -32,25 +32,39 @@ def not_a_number(step: int, batch: dict[str, Tensor], net: nn.Module) -> Finding
     """Which of the three causes it is: the data, the weights, or the step size."""
     for name, value in batch.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            return Finding("not-a-number", f"step {step}: '{name}' of the batch holds NaN or infinity",
-                           "clean that column, or fill in what is missing")
-    where = "its weights are finite" if all(torch.isfinite(p).all() for p in net.parameters()) else "its weights are lost"
-    return Finding("not-a-number", f"step {step}: the loss left the range of numbers while the data are finite; {where}",
-                   "a learning rate ten times lower, --clip 1, or --precision fp32")
+            return Finding(
+                "not-a-number",
+                f"step {step}: '{name}' of the batch holds NaN or infinity",
+                "clean that column, or fill in what is missing",
+            )
+    where = (
+        "its weights are finite" if all(torch.isfinite(p).all() for p in net.parameters()) else "its weights are lost"
+    )
+    return Finding(
+        "not-a-number",
+        f"step {step}: the loss left the range of numbers while the data are finite; {where}",
+        "a learning rate ten times lower, --clip 1, or --precision fp32",
+    )
 
 
 def probe(weights: Sequence[Weight], gradient_norm: float, step: int) -> Iterator[Finding]:
     """Look at the gradients of one step, before they are clipped."""
     if gradient_norm > EXPLODING:
-        yield Finding("exploding-gradients", f"step {step}: gradient norm {gradient_norm:.3g}",
-                      "a lower learning rate with warm-up, --clip 1, or normalization layers")
+        yield Finding(
+            "exploding-gradients",
+            f"step {step}: gradient norm {gradient_norm:.3g}",
+            "a lower learning rate with warm-up, --clip 1, or normalization layers",
+        )
     ratios = [ratio for weight in weights if (ratio := gradient_ratio(weight)) is not None]
     third = len(ratios) // 3
     if third >= 1:
         early, late = median(ratios[:third]), median(ratios[-third:])
         if late > 0 and early < VANISHING * late:
-            yield Finding("vanishing-gradients", f"step {step}: the early layers get {early / late:.1e} of the late layers' "
-                          "gradient", "residual connections, normalization layers, or another activation than sigmoid")
+            yield Finding(
+                "vanishing-gradients",
+                f"step {step}: the early layers get {early / late:.1e} of the late layers' gradient",
+                "residual connections, normalization layers, or another activation than sigmoid",
+            )
 
 
 def gradient_ratio(weight: Weight) -> float | None:
@@ -65,8 +79,11 @@ def check_units(net: nn.Module, forward) -> Iterator[Finding]:
     """Watch one forward pass for units that are zero for every record."""
     for name, share in dead_units(net, forward).items():
         if share > DEAD:
-            yield Finding("dead-units", f"{share:.0%} of the units that feed {name} are zero for every record of a batch",
-                          "a lower learning rate, a new start, or GELU instead of ReLU")
+            yield Finding(
+                "dead-units",
+                f"{share:.0%} of the units that feed {name} are zero for every record of a batch",
+                "a lower learning rate, a new start, or GELU instead of ReLU",
+            )
             return
 
 
@@ -77,25 +94,35 @@ def check_curves(loss: Curve, validation: Curve, moved: float) -> Iterator[Findi
         start, best, now = smooth[0], min(smooth), smooth[-1]
         floor = max(abs(best), 0.1 * abs(start), 1e-3)
         if now > best + (TOO_HIGH - 1) * floor and now > 0.9 * start:
-            yield Finding("learning-rate-too-high", f"the loss went from {start:.3g} to {best:.3g} and is at {now:.3g}",
-                          "a learning rate three to ten times lower, or a longer warm-up")
+            yield Finding(
+                "learning-rate-too-high",
+                f"the loss went from {start:.3g} to {best:.3g} and is at {now:.3g}",
+                "a learning rate three to ten times lower, or a longer warm-up",
+            )
         elif start - now < TOO_LOW * abs(start) and moved < TOO_LOW:
-            yield Finding("learning-rate-too-low", f"the loss is at {now:.4g} after {start:.4g}, and the weights moved by "
-                          f"{moved:.1e} of their size at most", "a learning rate ten times higher")
+            yield Finding(
+                "learning-rate-too-low",
+                f"the loss is at {now:.4g} after {start:.4g}, and the weights moved by "
+                f"{moved:.1e} of their size at most",
+                "a learning rate ten times higher",
+            )
     if len(validation) >= 3:
         values = [value for _, value in validation]
         best = min(values)
         if values[-1] > OVERFITTING * best + 1e-6 and len(smooth) >= 2 and smooth[-1] < 0.7 * best:
             at = validation[values.index(best)][0]
-            yield Finding("overfitting", f"validation loss {values[-1]:.3g} after a best of {best:.3g} at step {at}, "
-                          f"training loss {smooth[-1]:.3g}",
-                          f"--patience 3 stops there; or more data, more weight decay, fewer steps (about {at})")
+            yield Finding(
+                "overfitting",
+                f"validation loss {values[-1]:.3g} after a best of {best:.3g} at step {at}, "
+                f"training loss {smooth[-1]:.3g}",
+                f"--patience 3 stops there; or more data, more weight decay, fewer steps (about {at})",
+            )
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
     """Means of up to 20 equal stretches."""
     width = max(1, math.ceil(len(values) / 20))
-    return [sum(part) / len(part) for start in range(0, len(values), width) if (part := values[start:start + width])]
+    return [sum(part) / len(part) for start in range(0, len(values), width) if (part := values[start : start + width])]
 
 
 def median(values: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ Form = Callable[[float], str]
 Point = tuple[float, float | None]  # None: a value that is not a finite number
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
-DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # colors alone do not tell everybody
+DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # not everybody can tell colors apart
 MUTED, RULE, BAD = "var(--muted, #667)", "var(--rule, #ddd)", "var(--bad, #b3402f)"
 THOUSANDS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 FONT, LINE = 12, 17  # font size and line height in SVG units
@@ -74,8 +74,16 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
 
-def axis(values: list[float], start: float, end: float, log: bool = False, form: Form = tick_text,
-         whole: bool = False, pad: float = 0.05, apart: float = 64) -> Axis:
+def axis(
+    values: list[float],
+    start: float,
+    end: float,
+    log: bool = False,
+    form: Form = tick_text,
+    whole: bool = False,
+    pad: float = 0.05,
+    apart: float = 52,
+) -> Axis:
     """An axis that holds all `values` with air (the share `pad`; equal values get a range around them)."""
     low, high, count = min(values), max(values), max(2, int(abs(end - start) / apart))
     if log:
@@ -132,14 +140,13 @@ def text_width(words: Words) -> float:
     return FONT * (wide + 0.34 * narrow + 0.65 * (len(words) - wide - narrow))
 
 
-def text(x: float, y: float, words: Words, anchor: str = "start", tint: str = "currentColor",
-         marks: str = "") -> str:
+def text(x: float, y: float, words: Words, anchor: str = "start", tint: str = "currentColor", marks: str = "") -> str:
     """One line of text with its baseline at y."""
     if isinstance(words, str):
-        return (f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{tint}"{marks}>'
-                f"{escape(words)}</text>")
-    return "".join(text(x, y, word, anchor, tint, f' class="{lang}" lang="{lang}"')
-                   for lang, word in zip(("en", "ko"), words))
+        return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{tint}"{marks}>{escape(words)}</text>'
+    return "".join(
+        text(x, y, word, anchor, tint, f' class="{lang}" lang="{lang}"') for lang, word in zip(("en", "ko"), words)
+    )
 
 
 def path(places: Iterable[tuple[float, float]], style: str, title: str = "") -> str:
@@ -157,9 +164,11 @@ def dot(x: float, y: float, radius: float, style: str, title: str = "") -> str:
 
 def svg(width: float, height: float, title: str, body: str, about: str = "") -> str:
     """The whole drawing, with its name and description for those who do not see it."""
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" fill="currentColor" '
-            f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-size="{FONT}">'
-            f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{body}</svg>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" fill="currentColor" '
+        f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-size="{FONT}">'
+        f"<title>{escape(title)}</title><desc>{escape(about)}</desc>{body}</svg>"
+    )
 
 
 def note(title: str, width: float) -> str:
@@ -174,8 +183,10 @@ def grid(across: Axis, up: Axis, x: Words, y: Words, top: float) -> str:
         level = up.at(tick)
         parts.append(path([(across.start, level), (across.end, level)], f"stroke:{RULE}"))
         parts.append(text(across.start - 8, level + 4, up.form(tick), "end", MUTED))
-    return "".join(parts + [text(across.at(tick), up.start + LINE + 2, across.form(tick), "middle", MUTED)
-                            for tick in across.ticks])
+    return "".join(
+        parts
+        + [text(across.at(tick), up.start + LINE + 2, across.form(tick), "middle", MUTED) for tick in across.ticks]
+    )
 
 
 def gutter(up: Axis) -> float:
@@ -183,8 +194,9 @@ def gutter(up: Axis) -> float:
     return max((text_width(up.form(tick)) for tick in up.ticks), default=0) + 10
 
 
-def curves(series: Mapping[Any, Sequence], x: Words, y: Words, log_y: bool = False, width: float = 440,
-           height: float = 250) -> str:
+def curves(
+    series: Mapping[Any, Sequence], x: Words, y: Words, log_y: bool = False, width: float = 440, height: float = 250
+) -> str:
     """Lines over shared axes, {words: [(step, value), ...]}, as of training. A value that is not finite (or
     not positive, when `log_y`) is a gap with a cross above it: a run that broke must look broken."""
     points = {name: kept for name, values in series.items() if (kept := usable(values, log_y))}
@@ -230,8 +242,9 @@ def curve(points: list[Point], across: Axis, up: Axis, index: int) -> str:
         elif run:
             parts += [path(run, style), dot(*run[-1], 2.6, f"fill:{color(index)}")]
             run = []
-    broken = [step for before, (step, value) in pairwise([(0.0, 0.0), *points])
-              if value is None and before[1] is not None]
+    broken = [
+        step for before, (step, value) in pairwise([(0.0, 0.0), *points]) if value is None and before[1] is not None
+    ]
     return "".join(parts + [cross(across.at(step), up.end - 6, step) for step in broken])
 
 
@@ -254,8 +267,15 @@ def legend(names: list[Words], width: float) -> tuple[str, int]:
     return "".join(parts), row + 1
 
 
-def pareto(points: list[dict], x: Words, y: Words, better: str = "up", form: Form = tick_text,
-           width: float = 760, height: float = 380) -> str:
+def pareto(
+    points: list[dict],
+    x: Words,
+    y: Words,
+    better: str = "up",
+    form: Form = tick_text,
+    width: float = 760,
+    height: float = 380,
+) -> str:
     """Bytes (logarithmic) against a score, whiskers from `low` to `high`; what no other beats in both is
     joined. A point: {label, x, y, x_text?, low?, high?}. Labels never overlap: without room, none."""
     points = [point for point in points if finite(point["y"]) is not None and (finite(point["x"]) or 0) > 0]
@@ -311,13 +331,22 @@ def labels(points: list[dict], across: Axis, up: Axis, joined: list[tuple[float,
     dots, taken, parts = [(x - 6, y - 6, x + 6, y + 6) for x, y in centers], [], []
     for center, point in zip(centers, points):
         name, size = str(point["label"]), str(point.get("x_text") or "")
-        spots = [spot for spot in around(*center, text_width(name) * 1.08 + text_width(size) + 6)
-                 if inside(spot[0], plot) and not touches([spot[0]], dots + taken)]
-        clear = (spot for walls in (whiskers + way, whiskers, []) for spot in spots
-                 if not touches([spot[0]], walls) and not touches(spot[1][3:], dots + taken))
-        for box, leader in islice(clear, 1):
+        spots = [
+            spot
+            for spot in around(*center, text_width(name) * 1.08 + text_width(size) + 6)
+            if inside(spot[0], plot) and not touches([spot[0]], dots + taken)
+        ]
+        clear = (
+            spot
+            for walls in (whiskers + way, whiskers, [])
+            for spot in spots
+            if not touches([spot[0]], walls)
+            and not touches(spot[2][3:], dots + taken)
+            and (spot[2] or center == min(centers, key=lambda one: math.dist(spot[1], one)))
+        )
+        for box, end, leader in islice(clear, 1):
             taken += [box, *leader]
-            parts.append(path([center, leader[-1][:2]], f"stroke:{MUTED};stroke-width:.7") if leader else "")
+            parts.append(path([center, end], f"stroke:{MUTED};stroke-width:.7") if leader else "")
             parts.append(named(box[0], box[3] - 4, name, size))
     return "".join(parts)
 
@@ -333,22 +362,25 @@ def beads(start: tuple[float, float], end: tuple[float, float], count: int = 12)
     return [(x, y, x, y) for x, y in np.linspace(start, end, count).tolist()]
 
 
-def around(x: float, y: float, need: float) -> list[tuple[Box, list[Box]]]:
-    """Places for a label of width `need`, best first, and the line that leads to each (empty when near)."""
+def around(x: float, y: float, need: float) -> list[tuple[Box, tuple[float, float], list[Box]]]:
+    """Places for a label of width `need`, best first: box, near end, and the line to it (empty when near)."""
     found = []
     for far in (11, 20, 32, 46, 62, 80, 100, 125, 150):
         for turn in (0, 180, 30, 150, -30, -150, 60, 120, -60, -120, 75, 105, -75, -105):
-            right, y2 = x + far * math.cos(math.radians(turn)), y - far * math.sin(math.radians(turn))
-            left = right if abs(turn) < 90 else right - need
-            leader = beads((x, y), (right, y2)) if far > 20 else []
-            found.append(((left, y2 - 8, left + need, y2 + 8), leader))
+            end = x + far * math.cos(math.radians(turn)), y - far * math.sin(math.radians(turn))
+            left = end[0] - need * (abs(turn) > 90)
+            leader = beads((x, y), end) if far > 20 else []
+            found.append(((left, end[1] - 8, left + need, end[1] + 8), end, leader))
     return found
 
 
 def touches(ones: list[Box], others: list[Box]) -> bool:
     """Whether any two boxes of the two lists share a place."""
-    return any(one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-               for one in ones for other in others)
+    return any(
+        one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+        for one in ones
+        for other in others
+    )
 
 
 def inside(box: Box, plot: Box) -> bool:

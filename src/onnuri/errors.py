@@ -1,7 +1,7 @@
 """The five ways in which Onnuri says no. Each is a message for a person; the command line ends with exit code 2."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 
 class OnnuriError(Exception):

@@ -3,7 +3,8 @@
 Letters in the signatures: B records in a batch, T places in a record, D the values at one place.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -140,6 +141,15 @@ class Generators(Sequence):
         if isinstance(index, slice):
             return Generators(self.seed, self.keys[index])
         return torch.Generator().manual_seed(mix(self.seed, int(self.keys[index])))
+
+
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Inside, what draws from the global random state depends on `generator` alone; that state is then put back."""
+    seed = int(torch.randint(2**31, (1,), generator=generator))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def mix(*numbers: int) -> int:

@@ -18,9 +18,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import doctor, machine
+from . import checkpoint, doctor, machine
 from .data import Record, Records
-from .errors import BrokenPromise
+from .errors import BadSettings, BrokenPromise
 from .family import Batch, Generators, mix
 from .operation import Finding, Log, Settings
 from .weights import weights
@@ -41,11 +41,17 @@ class FitSettings(Settings):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 for larger nets where the processor has it")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 for larger nets where the processor has it"
+    )
     compile: bool = Field(False, description="compile the loss, kept only if it pays")
-    patience: int = Field(0, ge=0, description="stop after so many validations without a new best, and return to it; 0: never")
+    patience: int = Field(
+        0, ge=0, description="stop after so many validations without a new best, and return to it; 0: never"
+    )
     seed: int = Field(0, ge=0, description="the same seed on the same machine gives the same tensors")
-    save_every: float = Field(30.0, ge=0, description="seconds between the states kept for resuming; 0: after every step")
+    save_every: float = Field(
+        30.0, ge=0, description="seconds between the states kept for resuming; 0: after every step"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,24 @@ class Progress:
     best: float = float("inf")
     since_best: int = 0
     stopped: bool = False
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: {
-        "loss": [], "validation": [], "learning_rate": [], "gradient_norm": []})
+    curves: dict[str, list[tuple[int, float]]] = field(
+        default_factory=lambda: {"loss": [], "validation": [], "learning_rate": [], "gradient_norm": []}
+    )
     findings: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def fit(objective: Objective, train: Records, validation: Records | None, settings: FitSettings, log: Log,
-        fresh: bool) -> Progress:
+def fit(
+    objective: Objective, train: Records, validation: Records | None, settings: FitSettings, log: Log, fresh: bool
+) -> Progress:
     """Train `objective.net` in place; it ends in eval mode, in its own dtype. `fresh`: the net starts from random.
 
     Raises BrokenPromise, with the doctor's cure, when the loss is no longer a number.
     """
+    if settings.patience and len(objective.parts) > 1:
+        raise BadSettings(
+            "'patience' has no effect: the losses of players against each other say nothing of quality",
+            hint="--patience 0, and --steps",
+        )
     machine.keep_memory()
     loop = Loop(objective, train, validation, settings, log, fresh)
     dtypes = {name: p.dtype for name, p in objective.net.named_parameters()}
@@ -94,23 +107,34 @@ def fit(objective: Objective, train: Records, validation: Records | None, settin
 class Loop:
     """One training: the state that its steps share."""
 
-    def __init__(self, objective: Objective, train: Records, validation: Records | None, settings: FitSettings, log: Log,
-                 fresh: bool):
+    def __init__(
+        self,
+        objective: Objective,
+        train: Records,
+        validation: Records | None,
+        settings: FitSettings,
+        log: Log,
+        fresh: bool,
+    ):
         from accelerate import PartialState
+
         self.objective, self.train, self.settings, self.log = objective, train, settings, log
         self.validation = validation[:VALIDATION_RECORDS] if validation is not None else None
         self.processes = PartialState()
-        self.device = self.processes.device
+        self.device = torch.device(self.processes.device or "cpu")
         objective.net.to(self.device)
         self.steps_per_epoch = ceil(len(train) / settings.batch_size)
         self.total = settings.steps or max(1, round(settings.epochs * self.steps_per_epoch))
         self.rate = settings.learning_rate or (2e-3 if fresh else 1e-4)
-        self.trained = {player: [p for p in module.parameters() if p.requires_grad]
-                        for player, module in objective.parts.items()}
+        self.trained = {
+            player: [p for p in module.parameters() if p.requires_grad] for player, module in objective.parts.items()
+        }
         self.optimizers = {player: self.optimizer(parameters) for player, parameters in self.trained.items()}
         self.zeros = kept_zeros(objective.net)
         self.frozen_statistics = self.must_freeze_statistics()
-        self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_pays(objective.net, self.device))
+        self.bf16 = settings.precision == "bf16" or (
+            settings.precision == "auto" and bf16_pays(objective.net, self.device)
+        )
         self.loss: Loss = objective.loss
         self.progress = Progress()
         self.best_state: dict[str, Tensor] = {}
@@ -118,7 +142,7 @@ class Loop:
     # ------------------------------------------------------------------------------------------------------- the course
 
     def run(self) -> None:
-        self.resume()
+        checkpoint.resume(self)
         if self.settings.compile:
             self.loss = self.compiled_if_it_pays()
         saved = time.monotonic()
@@ -128,7 +152,7 @@ class Loop:
             if self.progress.step % self.steps_per_epoch == 0 or self.progress.step == self.total:
                 self.end_of_epoch()
             if time.monotonic() - saved >= self.settings.save_every and self.progress.step < self.total:
-                self.save()
+                checkpoint.save(self)
                 saved = time.monotonic()
         if self.best_state:
             self.objective.net.load_state_dict(self.best_state)
@@ -180,14 +204,16 @@ class Loop:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(mix(self.settings.seed, epoch)))
         size = self.settings.batch_size
-        rows = order[place * size:(place + 1) * size][self.processes.process_index::self.processes.num_processes].tolist()
+        rows = order[place * size : (place + 1) * size][
+            self.processes.process_index :: self.processes.num_processes
+        ].tolist()
         return self.train[rows].list(), rows, epoch
 
     def micro_batches(self, records: list[Record], keys: list[int], epoch: int) -> Iterator[Batch]:
         size = self.settings.micro_batch or max(len(records), 1)
         for start in range(0, len(records), size):
-            generators = Generators(mix(self.settings.seed, epoch), keys[start:start + size])
-            batch = self.objective.collate(records[start:start + size], generators)
+            generators = Generators(mix(self.settings.seed, epoch), keys[start : start + size])
+            batch = self.objective.collate(records[start : start + size], generators)
             yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def backward(self, records: list[Record], keys: list[int], epoch: int, player: str, turn: int) -> float:
@@ -209,6 +235,7 @@ class Loop:
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
         from accelerate.utils import reduce
+
         return reduce(tensor, "sum") if self.processes.num_processes > 1 else tensor  # type: ignore[return-value]
 
     def reduce_gradients(self, gradients: list[Tensor]) -> None:
@@ -275,9 +302,13 @@ class Loop:
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW; only matrices decay, since decaying a norm or a bias only hurts."""
-        groups = [{"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.settings.weight_decay},
-                  {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
-        return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=self.rate, betas=(0.9, 0.98), fused=True)
+        groups = [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]] or groups[:1], lr=self.rate, betas=(0.9, 0.98), fused=True
+        )
 
     def must_freeze_statistics(self) -> list[nn.Module]:
         """The batch-norm layers whose running statistics must stand still: they see micro-batches, or belong to a base
@@ -286,8 +317,10 @@ class Loop:
         partial = any(not p.requires_grad for p in self.objective.net.parameters())
         micro = 0 < self.settings.micro_batch < self.settings.batch_size or self.processes.num_processes > 1
         if layers and (partial or micro):
-            self.log.warn(f"{len(layers)} batch-norm layers keep their statistics: "
-                          + ("part of the net is frozen" if partial else "a batch is cut into parts"))
+            self.log.warn(
+                f"{len(layers)} batch-norm layers keep their statistics: "
+                + ("part of the net is frozen" if partial else "a batch is cut into parts")
+            )
             return list(layers)
         return []
 
@@ -310,7 +343,9 @@ class Loop:
 
         eager, fast = seconds(self.objective.loss), seconds(compiled)
         pays = fast < 0.95 * eager
-        self.log.warn(f"compiled {fast * 1e3:.1f} ms against {eager * 1e3:.1f} ms a batch: {'kept' if pays else 'not kept'}")
+        self.log.warn(
+            f"compiled {fast * 1e3:.1f} ms against {eager * 1e3:.1f} ms a batch: {'kept' if pays else 'not kept'}"
+        )
         return compiled if pays else self.objective.loss
 
     # ------------------------------------------------------------------------------------------------------- the doctor
@@ -352,48 +387,6 @@ class Loop:
         else:
             curves.setdefault(f"loss {player}", []).append((step, mean))
 
-    # ------------------------------------------------------------------------------------------------- stop and go on
-
-    def names(self) -> dict[int, str]:
-        return {id(p): name for name, p in self.objective.net.named_parameters()}
-
-    def save(self) -> None:
-        """Keep tensors, the optimizers' moments by parameter name, and the progress."""
-        if not self.processes.is_main_process:
-            return
-        names = self.names()
-        tensors = {f"net.{k}": v.detach() for k, v in distinct(self.objective.net.state_dict(keep_vars=True)).items()}
-        tensors |= {f"best.{k}": v for k, v in self.best_state.items()}
-        for player, optimizer in self.optimizers.items():
-            tensors |= {f"optimizer.{player}.{key}.{names[id(p)]}": value
-                        for p, state in optimizer.state.items() for key, value in state.items()}
-        self.log.save_state(tensors, vars(self.progress) | {"total": self.total})
-
-    def resume(self) -> None:
-        """Go on from a state that an interrupted run left; it must be of the same length to be the same work."""
-        kept = self.log.load_state()
-        if kept is None or kept[1]["total"] != self.total:
-            return
-        tensors, facts = kept
-        self.progress = Progress(**{k: v for k, v in facts.items() if k != "total"})
-        self.progress.curves = {k: [(int(s), float(v)) for s, v in curve] for k, curve in facts["curves"].items()}
-        with torch.no_grad():
-            for name, value in distinct(self.objective.net.state_dict(keep_vars=True)).items():
-                value.copy_(tensors[f"net.{name}"])
-        self.best_state = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        for player, optimizer in self.optimizers.items():
-            for parameter in self.trained[player]:
-                prefix, name = f"optimizer.{player}.", self.names()[id(parameter)]
-                optimizer.state[parameter] = {key: tensors[f"{prefix}{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                                              if f"{prefix}{key}.{name}" in tensors}
-        self.log.progress(self.progress.step, self.total, "resumed")
-
-
-def distinct(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each stored tensor once, under its first name."""
-    seen: dict[int, str] = {}
-    return {name: value for name, value in tensors.items() if seen.setdefault(id(value), name) == name}
-
 
 def kept_zeros(net: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
     """(parameter, mask) of every matrix that is pruned, that is, holds more than 5 % exact zeros: training must not fill
@@ -409,6 +402,9 @@ def kept_zeros(net: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
 
 def bf16_pays(net: nn.Module, device: torch.device) -> bool:
     """Whether products in bf16 are native here and the net is large enough to gain from them."""
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    native = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
     return native and sum(p.numel() for p in net.parameters()) >= LARGE_NET

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import BadInput
+from .errors import BadInput, BadSettings, OnnuriError, propose
+from .family import seeded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -50,14 +52,20 @@ def check_folder(folder: Path) -> None:
     """Raise BadInput, with every fault at once, unless the folder is safe to open."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder", hint="name a model folder")
-    faults = [f"{folder / name} names code to run (auto_map); Onnuri runs no code from a model folder"
-              for name in CONFIGS if (folder / name).exists() and "auto_map" in read_json(folder / name)]
+    faults = [
+        f"{folder / name} names code to run (auto_map); Onnuri runs no code from a model folder"
+        for name in CONFIGS
+        if (folder / name).exists() and "auto_map" in read_json(folder / name)
+    ]
     files = sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink())
     faults += [f"{p} leads outside the folder" for p in files if p.is_symlink() and escapes(p, folder)]
-    faults += [f"{p}: the index names {name!r}, which leads outside the folder"
-               for p in files if p.name.endswith(".safetensors.index.json")
-               for name in sorted(set(read_json(p).get("weight_map", {}).values()))
-               if not within(p.parent / str(name), folder)]
+    faults += [
+        f"{p}: the index names {name!r}, which leads outside the folder"
+        for p in files
+        if p.name.endswith(".safetensors.index.json")
+        for name in sorted(set(read_json(p).get("weight_map", {}).values()))
+        if not within(p.parent / str(name), folder)
+    ]
     faults += [fault for p in files if p.suffix == ".safetensors" for fault in check_safetensors(p)]
     if not any(p.suffix == ".safetensors" for p in files):
         faults += [f"{p} holds pickled weights, which can run code when read" for p in files if p.suffix in PICKLES][:1]
@@ -95,24 +103,46 @@ def check_safetensors(path: Path) -> list[str]:
 
 # ------------------------------------------------------------------------------------- folders of transformers, diffusers
 
-def read_hub(auto: Any, folder: Path, empty: bool) -> nn.Module:
+
+def read_hub(auto: Any, folder: Path, empty: bool) -> Any:
     """The net in `folder` by the class `auto` (AutoModelForX). BadInput lists every missing or unexpected tensor."""
     if empty:
-        from transformers import AutoConfig
-        return auto.from_config(guarded(AutoConfig.from_pretrained, folder, local_files_only=True)).eval()
-    net, report = guarded(auto.from_pretrained, folder, use_safetensors=True, local_files_only=True,
-                          output_loading_info=True)
+        return guarded(lambda path: empty_net(auto, path), folder)
+    net, report = guarded(
+        auto.from_pretrained, folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
     check_report(report, folder)
     return net.eval()
 
 
-def adopt_hub(auto: Any, folder: Path, **config: Any) -> nn.Module:
-    """The body of `folder` under the class `auto` with a new head. Only tensors outside the repeated layers and the
-    embeddings may be missing."""
-    net, report = guarded(auto.from_pretrained, folder, use_safetensors=True, local_files_only=True,
-                          output_loading_info=True, ignore_mismatched_sizes=True, **config)
-    body = [name for name in report["missing_keys"] if any(part.isdigit() or "embed" in part for part in name.split("."))]
-    check_report({"missing_keys": body}, folder)
+def empty_net(auto: Any, folder: Path) -> Any:
+    """The modules of the net in `folder`; the weights are random."""
+    from transformers import AutoConfig, GenerationConfig
+
+    net = auto.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)).eval()
+    if (folder / "generation_config.json").exists():
+        net.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return net
+
+
+def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any) -> Any:
+    """The body of `folder` under the class `auto`, with a new head drawn from `generator`. BadInput when a tensor of
+    the body is missing or has another shape; a pooler belongs to the head, since not every body brings one."""
+    with seeded(generator):
+        net, report = guarded(
+            auto.from_pretrained,
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **config,
+        )
+    body = f"{net.base_model_prefix}."
+    missing = [name for name in report["missing_keys"] if name.startswith(body) and "pooler" not in name]
+    unlike = [name for name in report["mismatched_keys"] if str(name[0]).startswith(body)]
+    left_over = [name for name in report["unexpected_keys"] if name.startswith(body) and "pooler" not in name]
+    check_report({"missing_keys": missing, "mismatched_keys": unlike, "unexpected_keys": left_over}, folder)
     return net.eval()
 
 
@@ -120,21 +150,28 @@ def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
     """Call a library's loader; whatever it cannot read becomes BadInput."""
     try:
         return load(folder, *args, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise BadInput(f"{folder} cannot be opened: {str(error).strip().splitlines()[0]}") from error
+    except OnnuriError:
+        raise
+    except Exception as error:  # the libraries raise whatever a malformed folder makes them stumble over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{folder} cannot be opened: {reason}") from error
 
 
 def check_report(report: dict, folder: Path) -> None:
     """Raise BadInput unless the loading report is empty."""
-    faults = [f"{folder}: {kind.replace('_keys', '')} tensor {name}"
-              for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-              for name in sorted(map(str, report.get(kind) or ()))]
+    faults = [
+        f"{folder}: {kind.replace('_keys', '')} tensor {name}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        for name in sorted(map(str, report.get(kind) or ()))
+    ]
     if faults:
         raise BadInput(*faults, hint="fetch the folder again, or adopt its body with --new-head")
 
 
 def write_hub(net: Any, folder: Path, weights: bool) -> None:
     """Write with the library's own writer, as safetensors."""
+    # save_pretrained notes these two itself, but only when it writes the weights
+    net.config.architectures, net.config.dtype = [type(net).__name__], net.dtype
     if weights:
         net.save_pretrained(folder, safe_serialization=True)
     else:
@@ -145,6 +182,7 @@ def write_hub(net: Any, folder: Path, weights: bool) -> None:
 
 # ------------------------------------------------------------------------------------------------- folders of our own nets
 
+
 def read_own(build: Callable[[dict], nn.Module], folder: Path, empty: bool) -> nn.Module:
     """A net of ours: `build(config)` with the tensors of model.safetensors, every one of them and no other."""
     net = guarded(lambda path: build(read_json(path / "config.json")), folder)
@@ -153,13 +191,18 @@ def read_own(build: Callable[[dict], nn.Module], folder: Path, empty: bool) -> n
             raise BadInput(f"{folder} holds no model.safetensors")
         tensors = guarded(lambda path: load_file(path / "model.safetensors"), folder)
         wanted = net.state_dict()
-        check_report({
-            "missing_keys": wanted.keys() - tensors.keys(),
-            "unexpected_keys": tensors.keys() - wanted.keys(),
-            "mismatched_keys": {f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
-                                for name, value in wanted.items()
-                                if name in tensors and tensors[name].shape != value.shape},
-        }, folder)
+        check_report(
+            {
+                "missing_keys": wanted.keys() - tensors.keys(),
+                "unexpected_keys": tensors.keys() - wanted.keys(),
+                "mismatched_keys": {
+                    f"{name} {tuple(tensors[name].shape)} for {tuple(value.shape)}"
+                    for name, value in wanted.items()
+                    if name in tensors and tensors[name].shape != value.shape
+                },
+            },
+            folder,
+        )
         net.load_state_dict(tensors, assign=True)
     return net.eval()
 
@@ -176,13 +219,13 @@ def write_own(net: nn.Module, config: dict, folder: Path, weights: bool) -> None
 
 def merged(defaults: dict, config: dict) -> dict:
     """`defaults` overridden by `config`; an unknown key is BadSettings with the near names."""
-    from .errors import BadSettings, propose
     if unknown := [key for key in config if key not in defaults]:
         raise BadSettings(*(f"this family has no config entry '{key}'; {propose(key, defaults)}" for key in unknown))
     return {**defaults, **config}
 
 
 # ---------------------------------------------------------------------------------------------- places to look at
+
 
 def hub_blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """{name: (block, feature axis)}: where activations can be read. The modules that the library itself never
@@ -198,8 +241,7 @@ def hub_blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
 def list_entries(net: nn.Module, kind: type[nn.Module]) -> list[str]:
     """The names of the entries of the lists of `kind` that lie in no other such list."""
     lists = outermost([name for name, module in net.named_modules() if isinstance(module, kind)])
-    return [f"{name}.{entry}".lstrip(".") for name in lists
-            for entry, _ in net.get_submodule(name).named_children()]
+    return [f"{name}.{entry}".lstrip(".") for name in lists for entry, _ in net.get_submodule(name).named_children()]
 
 
 def outermost(names: list[str]) -> list[str]:

@@ -59,8 +59,11 @@ def digest(line: Line) -> str:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """{path inside: sha256} of every file but the ledger itself."""
-    return {str(p.relative_to(folder)): file_digest(p) for p in sorted(folder.rglob("*"))
-            if p.is_file() and str(p.relative_to(folder)) != FILE}
+    return {
+        str(p.relative_to(folder)): file_digest(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and str(p.relative_to(folder)) != FILE
+    }
 
 
 def file_digest(path: Path) -> str:
@@ -74,8 +77,9 @@ def verify(folder: Path) -> list[str]:
         raise BadInput(f"{folder} is not a folder", hint="name a model folder")
     lines = read(folder)
     if not lines:
-        raise BadInput(f"{folder} has no ledger ({FILE}), so nothing can be verified",
-                       hint="folders that Onnuri wrote have one")
+        raise BadInput(
+            f"{folder} has no ledger ({FILE}), so nothing can be verified", hint="folders that Onnuri wrote have one"
+        )
     faults = []
     for number, line in enumerate(lines):
         if line.get("digest") != digest(line):

@@ -33,8 +33,13 @@ class Energy:
 @cache
 def describe() -> dict[str, Any]:
     """Processor, cores, memory and system, for the ledger."""
-    return {"cpu": processor(), "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory_bytes() / 2**30, 1),
-            "system": f"{platform.system()} {platform.release()}", "python": platform.python_version()}
+    return {
+        "cpu": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_bytes() / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
 
 
 def processor() -> str:

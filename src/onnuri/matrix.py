@@ -45,7 +45,13 @@ def run_cell(family: str, operation: str, folder: Path) -> Cell:
         inputs["model"] = str(base)
     else:
         settings |= {"family": family, "config": registry.family(family).tiny()}
-    out = folder / operation if record.gives == "model" else folder / "answers.jsonl" if record.gives == "records" else None
+    out = (
+        folder / operation
+        if record.gives == "model"
+        else folder / "answers.jsonl"
+        if record.gives == "records"
+        else None
+    )
     try:
         return passed(family, operation, execute(operation, settings, inputs, out, quiet=True))
     except Refusal as refusal:
@@ -73,16 +79,32 @@ def markdown(cells: list[Cell]) -> str:
     by = {(cell.family, cell.operation): cell for cell in cells}
     signs = {"passed": "yes", "refused": "refuses", "failed": "**FAILED**"}
     count = {outcome: sum(cell.outcome == outcome for cell in cells) for outcome in signs}
-    lines = ["# The matrix", "",
-             "Written by `make matrix` from a run of every family under every operation, tiny and on toy data; never by hand. "
-             "A cell keeps every promise of its operation, or refuses with a reason. It says that the operation is sound there; "
-             "whether it is good is for the benchmarks on real data.", "",
-             f"{count['passed']} cells passed, {count['refused']} refused, {count['failed']} failed.", "",
-             "| family | " + " | ".join(operations) + " |", "|---|" + "---|" * len(operations)]
+    lines = [
+        "# The matrix",
+        "",
+        "Written by `make matrix` from a run of every family under every operation, tiny and on toy data; never by hand. "
+        "A cell keeps every promise of its operation, or refuses with a reason. It says that the operation is sound there; "
+        "whether it is good is for the benchmarks on real data.",
+        "",
+        f"{count['passed']} cells passed, {count['refused']} refused, {count['failed']} failed.",
+        "",
+        "| family | " + " | ".join(operations) + " |",
+        "|---|" + "---|" * len(operations),
+    ]
     lines += [f"| {f} | " + " | ".join(signs[by[f, o].outcome] for o in operations) + " |" for f in families]
     for family in families:
-        lines += ["", f"## {family}", "", "| operation | outcome | figures, or why not and what instead | parameters |", "|---|---|---|---|"]
-        lines += [f"| {c.operation} | {c.outcome} | {c.text.replace('|', '/')} | {c.parameters:,} |" for c in cells if c.family == family]
+        lines += [
+            "",
+            f"## {family}",
+            "",
+            "| operation | outcome | figures, or why not and what instead | parameters |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {c.operation} | {c.outcome} | {c.text.replace('|', '/')} | {c.parameters:,} |"
+            for c in cells
+            if c.family == family
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -90,6 +112,7 @@ def main() -> None:
     """`python -m onnuri.matrix PAGE`: run the matrix and write the page."""
     import sys
     import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         cells = []
         for cell in run_matrix(Path(folder)):

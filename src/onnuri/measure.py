@@ -19,8 +19,8 @@ from .family import Generators, Session
 from .model import Model, count_parameters
 
 Z = NormalDist().inv_cdf(0.975)
-PROPORTION_PROBES = 200   # records scored alone to see whether the headline is a mean of zeros and ones
-RESAMPLES = 200           # bootstrap samples of the records
+PROPORTION_PROBES = 200  # records scored alone to see whether the headline is a mean of zeros and ones
+RESAMPLES = 200  # bootstrap samples of the records
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 1.0
 
@@ -34,10 +34,15 @@ def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64)
     scores = model.family.score(asked, answers, model.assets)
     low, high, method = interval(model, asked, answers, scores[model.headline[0]], seed)
     return {
-        "headline": list(model.headline), "scores": scores, "interval": [low, high], "interval_method": method,
-        "records": len(records), "parameters": count_parameters(model.net),
+        "headline": list(model.headline),
+        "scores": scores,
+        "interval": [low, high],
+        "interval_method": method,
+        "records": len(records),
+        "parameters": count_parameters(model.net),
         "bytes": folder_bytes(model.folder) if model.folder else None,
-        "latency_ms": latency(model, asked, seed), "energy_per_1000": machine.as_dict(energy),
+        "latency_ms": latency(model, asked, seed),
+        "energy_per_1000": machine.as_dict(energy),
         "runtime": model.net.runtime if isinstance(model.net, Session) else "torch",
     }
 
@@ -53,7 +58,10 @@ def answer(model: Model, records: Records, seed: int = 0, batch_size: int = 64) 
 
 # ------------------------------------------------------------------------------------------------------- how sure it is
 
-def interval(model: Model, records: Sequence[Record], answers: Sequence[Record], value: float, seed: int) -> tuple[float, float, str]:
+
+def interval(
+    model: Model, records: Sequence[Record], answers: Sequence[Record], value: float, seed: int
+) -> tuple[float, float, str]:
     """A 95 % confidence interval of the headline: Wilson's where it is seen to be a share of right answers, else the
     bootstrap over records."""
     metric = model.headline[0]
@@ -82,6 +90,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 # ---------------------------------------------------------------------------------------------------------- what it costs
 
+
 def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, float]:
     """Milliseconds from one record to its answer: median and 95th percentile, after a warm-up."""
     times = []
@@ -93,13 +102,21 @@ def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, flo
             times.append(1e3 * (time.perf_counter() - began))
         if sum(times) > 1e3 * LATENCY_SECONDS and len(times) >= 5:
             break
-    return {"p50": float(np.quantile(times, 0.5)), "p95": float(np.quantile(times, 0.95)), "batch": 1, "runs": len(times)}
+    return {
+        "p50": float(np.quantile(times, 0.5)),
+        "p95": float(np.quantile(times, 0.95)),
+        "batch": 1,
+        "runs": len(times),
+    }
 
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of the weights in a model folder: the files that hold numbers, without ledger, reports and processors."""
-    return sum(p.stat().st_size for p in folder.rglob("*")
-               if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf") and is_weights(p))
+    return sum(
+        p.stat().st_size
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf") and is_weights(p)
+    )
 
 
 def is_weights(path: Path) -> bool:
@@ -108,6 +125,7 @@ def is_weights(path: Path) -> bool:
 
 
 # -------------------------------------------------------------------------------------------------------------- two models
+
 
 def largest_difference(one: Model, other: Model, records: Records, seed: int = 0) -> float:
     """The largest absolute difference of outputs over all records and unmasked places, relative to the largest output
@@ -123,7 +141,9 @@ def largest_difference(one: Model, other: Model, records: Records, seed: int = 0
     return worst / size
 
 
-def outputs(model: Model, records: Sequence[Record], seed: int, keys: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs(
+    model: Model, records: Sequence[Record], seed: int, keys: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Values (B, T, D) in fp32 and mask (B, T) for these records, answers withheld where the question suffices."""
     batch = model.family.collate(records, model.assets, Generators(seed, keys))
     values, mask = model.outputs(batch)

@@ -2,8 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,10 @@ class Model:
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train."""
         if not self.players:
-            raise Refusal("nothing in this model follows a gradient",
-                          "train a new one from data, or use this one as the teacher of distill")
+            raise Refusal(
+                "nothing in this model follows a gradient",
+                "train a new one from data, or use this one as the teacher of distill",
+            )
         return self.players
 
 
@@ -72,6 +73,7 @@ def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
     from .attach import load_packed
     from .runtimes import open_session
+
     folder = Path(folder)
     check_folder(folder)
     family = claimed_by(folder)
@@ -92,23 +94,29 @@ def claimed_by(folder: Path) -> Family:
         return claims[0]
     if claims:
         raise BadInput(f"{folder} is claimed by several families: {', '.join(f.name for f in claims)}")
-    raise BadInput(f"no family knows {folder}: {describe(folder)}; families: {', '.join(registry.entries('families'))}",
-                   hint="adopt its body for your own labels: onnuri train FOLDER --family NAME --data D --out DIR")
+    raise BadInput(
+        f"no family knows {folder}: {describe(folder)}; families: {', '.join(registry.entries('families'))}",
+        hint="adopt its body for your own labels: onnuri train FOLDER --family NAME --data D --out DIR",
+    )
 
 
 def describe(folder: Path) -> str:
     """What a folder says of itself, for an error."""
     from .hub import peek
+
     config = peek(folder)
     if not config:
         return "it has no readable config.json or model_index.json"
-    return f"its config.json says model_type {config.get('model_type')!r}, architectures {config.get('architectures')!r}"
+    return (
+        f"its config.json says model_type {config.get('model_type')!r}, architectures {config.get('architectures')!r}"
+    )
 
 
 def write_model(model: Model, folder: Path) -> None:
     """Write the model into an existing empty folder: the family's files, the packed weights if any, and every foreign
     file of the folder that it was opened from. Raises Refusal for a net with functions that are not baked in."""
     from .attach import is_packed, require_baked, save_packed
+
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
     packed = is_packed(model.net)
@@ -127,36 +135,34 @@ def copy_foreign(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
         weights = inside.suffix in (".safetensors", ".gguf", ".onnx", *PICKLES) or inside.name.endswith(".index.json")
-        if path.is_file() and not weights and inside.parts[0] != OWN and str(inside) != "README.md" \
-                and not (target / inside).exists():
+        if (
+            path.is_file()
+            and not weights
+            and inside.parts[0] != OWN
+            and str(inside) != "README.md"
+            and not (target / inside).exists()
+        ):
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
 
 
 def tensor_digest(net: nn.Module) -> str:
-    """sha256 over the names, types, shapes and bytes of every tensor that the net stores."""
+    """sha256 over the names, types, shapes and bytes of all that the net stores; a text or graph that stands for
+    weights is part of it (`get_extra_state`)."""
     state = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         if isinstance(value, Tensor):
             state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        else:
+            state.update(name.encode() + (value if isinstance(value, bytes) else str(value).encode()))
     return state.hexdigest()
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Stored numbers, tied ones once; packed codes count as numbers, their scales too."""
-    tensors = {id(t): t.numel() for t in [*net.parameters(), *net.buffers()] if t.is_floating_point() or t.dtype == torch.int8}
-    return sum(tensors.values())
-
-
-@contextmanager
-def training(net: nn.Module) -> Iterator[None]:
-    """`net` in train mode inside, in eval mode afterwards."""
-    net.train()
-    try:
-        yield
-    finally:
-        net.eval()
+    """Stored weights, tied ones once; packed codes count as the weights that they stand for."""
+    tensors = [*net.parameters(), *(tensor for tensor in net.buffers() if tensor.dtype == torch.int8)]
+    return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
 def with_net(model: Model, net: nn.Module) -> Model:

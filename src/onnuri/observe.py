@@ -16,11 +16,15 @@ Watcher = Callable[[str, nn.Module, Tensor], None]
 @contextmanager
 def watching(net: nn.Module, watch: Watcher, kinds: tuple[type, ...]) -> Iterator[None]:
     """Inside, `watch(name, module, input)` is called for each module of these kinds, in order of execution."""
+
     def hook(name: str) -> Callable:
         return lambda module, inputs: watch(name, module, inputs[0]) if inputs else None
 
-    handles = [module.register_forward_pre_hook(hook(name)) for name, module in net.named_modules()
-               if isinstance(module, kinds)]
+    handles = [
+        module.register_forward_pre_hook(hook(name))
+        for name, module in net.named_modules()
+        if isinstance(module, kinds)
+    ]
     try:
         yield
     finally:
@@ -50,7 +54,9 @@ def dead_units(net: nn.Module, forward: Callable[[], object]) -> dict[str, float
 def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) -> Model:
     """The model with its batch-norm statistics measured again on `records`, where it has any and where that lowers the
     loss; else as it was. Changing weights shifts what those statistics describe."""
-    layers = [m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = [
+        m for m in model.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
     if not layers:
         return model
     old = [(layer, layer.running_mean.clone(), layer.running_var.clone(), layer.momentum) for layer in layers]  # type: ignore
@@ -72,8 +78,10 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
         layer.momentum = momentum
         if after >= before:
             layer.running_mean, layer.running_var = mean, variance
-    log.warn(f"batch-norm statistics measured again: loss {before:.4g} -> {after:.4g}, "
-             f"{'kept' if after < before else 'put back'}")
+    log.warn(
+        f"batch-norm statistics measured again: loss {before:.4g} -> {after:.4g}, "
+        f"{'kept' if after < before else 'put back'}"
+    )
     return model
 
 

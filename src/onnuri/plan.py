@@ -17,8 +17,9 @@ def settings_of(operation: Operation, given: dict[str, Any]) -> Settings:
     try:
         return operation.settings(**given)
     except ValidationError as error:
-        raise BadSettings(*(explain(fault, list(known)) for fault in error.errors()),
-                          hint=f"onnuri {operation.name} --help") from None
+        raise BadSettings(
+            *(explain(fault, list(known)) for fault in error.errors()), hint=f"onnuri {operation.name} --help"
+        ) from None
 
 
 def explain(fault: Any, known: list[str]) -> str:

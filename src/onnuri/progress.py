@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 
 class Progress:
@@ -19,9 +20,18 @@ class Progress:
     def __init__(self, title: str, quiet: bool, state: Path | None = None, key: str = ""):
         self.title, self.state, self.key, self.warnings = title, state, key, list[str]()
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self.bar = Bar(TextColumn(f"[bold]{title:10}"), BarColumn(24), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn(),
-                       TextColumn("left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[text]}"), console=self.console,
-                       transient=not sys.stderr.isatty(), disable=quiet)
+        self.bar = Bar(
+            TextColumn(f"[bold]{title:10}"),
+            BarColumn(24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[text]}"),
+            console=self.console,
+            transient=not sys.stderr.isatty(),
+            disable=quiet,
+        )
         self.task = self.bar.add_task(title, total=None, text="")
 
     def __enter__(self) -> "Progress":
@@ -42,9 +52,13 @@ class Progress:
         if self.state is None:
             return
         from safetensors.torch import save_file
+
         partial = self.state.with_suffix(".writing")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial,
-                  metadata={"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)})
+        save_file(
+            {name: value.contiguous() for name, value in tensors.items()},
+            partial,
+            metadata={"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)},
+        )
         handle = os.open(partial, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
@@ -54,6 +68,7 @@ class Progress:
         if self.state is None or not self.state.exists():
             return None
         from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(self.state, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -42,7 +42,9 @@ class Recipe:
     steps: tuple[Step, ...]
 
 
-def run_recipe(source: str, out: Path | None = None, changes: dict[str, Any] | None = None, quiet: bool = False) -> dict[str, Any]:
+def run_recipe(
+    source: str, out: Path | None = None, changes: dict[str, Any] | None = None, quiet: bool = False
+) -> dict[str, Any]:
     """Run every step that is not done yet and write `report.html`. What was finished before a fault stays finished."""
     began = time.perf_counter()
     recipe = read_recipe(source, changes or {})
@@ -55,11 +57,17 @@ def run_recipe(source: str, out: Path | None = None, changes: dict[str, Any] | N
         lines.append(finished(step, out) or carry_out(step, recipe, out, quiet))
     write_report(recipe, lines, out, time.perf_counter() - began)
     steps = [summary(step, line, out, bool(was)) for step, line, was in zip(recipe.steps, lines, done)]
-    return {"recipe": recipe.name, "out": str(out), "report": str(out / "report.html"),
-            "seconds": round(time.perf_counter() - began, 2), "steps": steps}
+    return {
+        "recipe": recipe.name,
+        "out": str(out),
+        "report": str(out / "report.html"),
+        "seconds": round(time.perf_counter() - began, 2),
+        "steps": steps,
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- reading
+
 
 def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
     """A recipe by built-in name or path, with its variables changed. All faults of its form at once."""
@@ -68,7 +76,9 @@ def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
         known = sorted(p.stem for p in BUILT_IN.glob("*.yaml"))
         raise UnknownName(f"there is no recipe '{source}'; {propose(source, known)}, or the path of a .yaml file")
     text = {**load_yaml(path), **changes}
-    faults = [f"a recipe has no entry '{key}'; {propose(str(key), RECIPE_KEYS)}" for key in text if key not in RECIPE_KEYS]
+    faults = [
+        f"a recipe has no entry '{key}'; {propose(str(key), RECIPE_KEYS)}" for key in text if key not in RECIPE_KEYS
+    ]
     faults += [f"a recipe needs '{key}'" for key in ("data", "steps") if not text.get(key)]
     if text.get("steps") and not isinstance(text["steps"], dict):
         faults.append("'steps' must be NAME: {OPERATION: {SETTING: VALUE}}, one below the other")
@@ -96,11 +106,15 @@ def load_yaml(path: Path) -> dict[str, Any]:
 def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step], path: Path) -> Step:
     """One step; `model` and `student` name earlier steps or folders, everything else is a setting."""
     if not isinstance(body, dict) or len(body) != 1 or not name.replace("-", "").replace("_", "").isalnum():
-        raise BadInput(f"{path}: step '{name}' must be {{OPERATION: {{SETTING: VALUE}}}}, its name letters, digits, - and _")
+        raise BadInput(
+            f"{path}: step '{name}' must be {{OPERATION: {{SETTING: VALUE}}}}, its name letters, digits, - and _"
+        )
     operation, given = next(iter(body.items()))
     if operation not in registry.entries("operations"):
-        raise UnknownName(f"{path}: step '{name}': there is no operation '{operation}'; "
-                          f"{propose(str(operation), registry.entries('operations'))}")
+        raise UnknownName(
+            f"{path}: step '{name}': there is no operation '{operation}'; "
+            f"{propose(str(operation), registry.entries('operations'))}"
+        )
     settings = dict(given or {})
     data = str(settings.pop("data", recipe["data"]))
     inputs = {role: str(settings.pop(role)) for role in ("model", "student") if settings.get(role)}
@@ -108,8 +122,18 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
     parents = tuple(value for value in inputs.values() if value in before)
     identity = {role: before[value].key if value in before else fingerprint(value) for role, value in inputs.items()}
-    key = sha256(ledger.canonical({"operation": operation, "settings": settings, "inputs": identity, "data": fingerprint(data),
-                                   "options": options, "version": __version__}).encode()).hexdigest()
+    key = sha256(
+        ledger.canonical(
+            {
+                "operation": operation,
+                "settings": settings,
+                "inputs": identity,
+                "data": fingerprint(data),
+                "options": options,
+                "version": __version__,
+            }
+        ).encode()
+    ).hexdigest()
     return Step(name, operation, settings, {**inputs, "data": data}, key, parents)
 
 
@@ -137,6 +161,7 @@ def fingerprint(source: str) -> str:
 def check_settings(steps: list[Step]) -> None:
     """Check the settings of every step that will run before the first one runs."""
     from . import plan
+
     faults = []
     for step in steps:
         try:
@@ -148,6 +173,7 @@ def check_settings(steps: list[Step]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- running
+
 
 def finished(step: Step, out: Path) -> dict[str, Any] | None:
     """The step's ledger line if it was done with exactly these inputs and nothing in its folder was changed since."""
@@ -163,6 +189,7 @@ def finished(step: Step, out: Path) -> dict[str, Any] | None:
 def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:
     """Run one step; its folder replaces an earlier one of other settings, which is kept as NAME.previous."""
     from .run import execute, write_whole
+
     folder = out / step.name
     if folder.exists():
         previous = out / f"{step.name}.previous"
@@ -176,13 +203,31 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
 
 def summary(step: Step, line: dict[str, Any], out: Path, cached: bool) -> dict[str, Any]:
     after = line.get("after") or {}
-    return {"name": step.name, "operation": step.operation, "path": str(out / step.name), "cached": cached,
-            "seconds": line["seconds"], "tensors": line["output"]["tensors"],
-            **{key: after.get(key) for key in ("headline", "scores", "interval", "bytes", "parameters", "latency_ms",
-                                               "energy_per_1000", "runtime")}}
+    return {
+        "name": step.name,
+        "operation": step.operation,
+        "path": str(out / step.name),
+        "cached": cached,
+        "seconds": line["seconds"],
+        "tensors": line["output"]["tensors"],
+        **{
+            key: after.get(key)
+            for key in (
+                "headline",
+                "scores",
+                "interval",
+                "bytes",
+                "parameters",
+                "latency_ms",
+                "energy_per_1000",
+                "runtime",
+            )
+        },
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------- report
+
 
 def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -> None:
     """`report.html`, unless it was written from exactly these lines already."""
@@ -193,10 +238,17 @@ def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -
     from . import machine
     from .report import recipe_page
     from .run import write_whole
-    steps = [{"name": step.name, "operation": step.operation, "line": line, "path": str(out / step.name)}
-             for step, line in zip(recipe.steps, lines)]
-    write_whole(page, recipe_page(recipe.name, steps, samples(recipe, out), sum(line["seconds"] for line in lines),
-                                  machine.describe()))
+
+    steps = [
+        {"name": step.name, "operation": step.operation, "line": line, "path": str(out / step.name)}
+        for step, line in zip(recipe.steps, lines)
+    ]
+    write_whole(
+        page,
+        recipe_page(
+            recipe.name, steps, samples(recipe, out), sum(line["seconds"] for line in lines), machine.describe()
+        ),
+    )
     write_whole(out / ".keys" / "report", mark)
 
 
@@ -205,13 +257,26 @@ def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
     from .answers import picture_of
     from .run import SAMPLES
     from .sources import open_data
-    said = {step.name: json.loads(path.read_text(encoding="utf-8")) for step in recipe.steps
-            if (path := out / step.name / "onnuri" / "samples.json").exists()}
+
+    said = {
+        step.name: json.loads(path.read_text(encoding="utf-8"))
+        for step in recipe.steps
+        if (path := out / step.name / "onnuri" / "samples.json").exists()
+    }
     test = open_data(recipe.data, **recipe.options).split("test")
     asked = test[:SAMPLES].list()
-    return [{"question": {k: v for k, v in record.items() if k != test.answer}, "answer": record.get(test.answer or ""),
-             "said": {name: {"answer": picture_of(rows[i]["answer"]), "score": top(rows[i])} for name, rows in said.items() if i < len(rows)}}
-            for i, record in enumerate(asked)]
+    return [
+        {
+            "question": {k: v for k, v in record.items() if k != test.answer},
+            "answer": record.get(test.answer or ""),
+            "said": {
+                name: {"answer": picture_of(rows[i]["answer"]), "score": top(rows[i])}
+                for name, rows in said.items()
+                if i < len(rows)
+            },
+        }
+        for i, record in enumerate(asked)
+    ]
 
 
 def top(sample: dict[str, Any]) -> float | None:

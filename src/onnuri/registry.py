@@ -25,8 +25,9 @@ def entries(axis: str) -> dict[str, EntryPoint]:
     for entry in entry_points(group=f"onnuri.{axis}"):
         if entry.name in found and found[entry.name].value != entry.value:
             raise OnnuriError(
-                f"two packages register the {axis} name '{entry.name}': "
-                f"{found[entry.name].value} and {entry.value}", hint="uninstall or rename one of them")
+                f"two packages register the {axis} name '{entry.name}': {found[entry.name].value} and {entry.value}",
+                hint="uninstall or rename one of them",
+            )
         found[entry.name] = entry
     return found
 

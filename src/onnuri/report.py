@@ -22,12 +22,33 @@ Pair = tuple[str, str]
 DASH = "–"
 SPACE = "\u00a0"  # between a figure and its unit: they stay on one line
 SHARES = ("accuracy", "precision", "recall", "f1", "exact_match", "agreement")  # metrics written in percent
-KOREAN = {"accuracy": "정확도", "loss": "손실", "validation": "검증", "training": "학습", "step": "스텝",
-          "learning rate": "학습률", "gradient norm": "기울기 크기", "perplexity": "퍼플렉시티"}
+KOREAN = {
+    "accuracy": "정확도",
+    "loss": "손실",
+    "validation": "검증",
+    "training": "학습",
+    "step": "스텝",
+    "learning rate": "학습률",
+    "gradient norm": "기울기 크기",
+    "perplexity": "퍼플렉시티",
+}
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
-EMPTY = {"settings": {}, "inputs": [], "output": {}, "versions": {}, "machine": {}, "promises": [],
-         "warnings": [], "energy": {}, "before": None, "after": None, "findings": None, "seconds": None,
-         "peak_memory_bytes": None, "digest": ""}
+EMPTY = {
+    "settings": {},
+    "inputs": [],
+    "output": {},
+    "versions": {},
+    "machine": {},
+    "promises": [],
+    "warnings": [],
+    "energy": {},
+    "before": None,
+    "after": None,
+    "findings": None,
+    "seconds": None,
+    "peak_memory_bytes": None,
+    "digest": "",
+}
 
 
 def recipe_page(title: str, steps: list[dict], samples: list[dict], seconds: float, machine: dict) -> str:
@@ -44,25 +65,34 @@ def operation_page(line: dict) -> str:
     return page(name, steps, [], line.get("seconds"), line.get("machine") or {}, commands=["onnuri verify ."])
 
 
-def page(title: str, steps: list[dict], samples: list[dict], seconds: float | None, machine: dict,
-         **more: Any) -> str:
+def page(title: str, steps: list[dict], samples: list[dict], seconds: float | None, machine: dict, **more: Any) -> str:
     """The template, filled."""
     steps = [complete(step) for step in steps]
     measured = measurements(steps)
     return template().render(
-        title=title, headline=headline(measured, len(steps), seconds), lede=lede(measured),
-        facts=facts(steps, seconds, machine), broken=broken(steps), pareto=size_against_score(measured),
-        rows=rows(steps, measured), methods=energy_methods(measured), bars=speed_and_energy(measured),
-        samples=[sample(one) for one in samples if one], ledger=[entry(step) for step in steps],
+        title=title,
+        headline=headline(measured, len(steps), seconds),
+        lede=lede(measured),
+        facts=facts(steps, seconds, machine),
+        broken=broken(steps),
+        pareto=size_against_score(measured),
+        rows=rows(steps, measured),
+        methods=energy_methods(measured),
+        bars=speed_and_energy(measured),
+        samples=[sample(one) for one in samples if one],
+        ledger=[entry(step) for step in steps],
         trained=[training(step) for step in steps if step["curves"] or step["findings"]],
-        version=steps[-1]["versions"].get("onnuri", "") if steps else "", **more)
+        version=steps[-1]["versions"].get("onnuri", "") if steps else "",
+        **more,
+    )
 
 
 @cache
 def template():
     """The template beside this file, with every value escaped."""
-    house = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                        lstrip_blocks=True)
+    house = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     return house.get_template("report.html.j2")
 
 
@@ -74,14 +104,13 @@ def complete(step: dict) -> dict:
     return {**EMPTY, **line, **known, "curves": curves}
 
 
-# --- figures in words
-
 def number(value: float | None, count: int = 3) -> str:
     """`count` significant digits, but a whole digit is never rounded away: 1.23, 12.3, 1,234."""
     value = draw.finite(value)
     if value is None:
         return DASH
-    places = count - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    rounded = abs(float(f"{value:.{count}g}"))  # 9.996 has its digits from 10.0
+    places = count - 1 - (math.floor(math.log10(rounded)) if value else 0)
     return f"{value:,.{max(0, min(places, 9))}f}"
 
 
@@ -89,7 +118,7 @@ def scaled(value: float | None, unit: str, count: int = 3, least: float = 1e-6) 
     """38400 B -> 38.4 kB. `least`: the smallest prefix that makes sense (there is no millibyte)."""
     value = draw.finite(value)
     if not value:
-        return DASH if value is None else f"0{SPACE}{unit}"
+        return DASH if value is None else f"0{SPACE}{unit}".rstrip(SPACE)
     rounded = abs(float(f"{value:.{count}g}"))  # 999.9 becomes 1.00 k, not 1,000
     usable = [pair for pair in PREFIXES if pair[0] >= least]
     size, letter = next((pair for pair in usable if rounded >= pair[0]), usable[-1])
@@ -152,8 +181,6 @@ def words(name: str) -> Pair:
     return name, KOREAN.get(name, name)
 
 
-# --- what came of it
-
 def score_of(measurement: dict) -> tuple[str, float | None, str]:
     """The headline of a measurement: (metric, value, "up" or "down")."""
     metric, better = measurement.get("headline") or ("", "up")
@@ -212,20 +239,27 @@ def lede(measured: list[tuple[str, dict]]) -> Pair | None:
         return None
     method, records = ends[-1].get("interval_method") or DASH, ends[-1].get("records") or DASH
     shown = " → ".join(text or DASH for text in ranges)
-    return (f"Confidence interval {shown} ({method}, {records} records)",
-            f"신뢰구간 {shown} ({method}, 기록 {records}개)")
+    return (
+        f"Confidence interval {shown} ({method}, {records} records)",
+        f"신뢰구간 {shown} ({method}, 기록 {records}개)",
+    )
 
 
 def facts(steps: list[dict], seconds: float | None, machine: dict) -> list[tuple[Pair, str, Any]]:
     """The line of small facts under the headline: (name, figure, what to add)."""
     kept = [promise.get("kept") for step in steps for promise in step["promises"]]
     memory = draw.finite(machine.get("memory_gib"))
-    parts = [f"{machine['cores']}{SPACE}cores" if machine.get("cores") else "",
-             f"{number(memory)}{SPACE}GiB" if memory else "", machine.get("system")]
+    parts = [
+        f"{machine['cores']}{SPACE}cores" if machine.get("cores") else "",
+        f"{number(memory)}{SPACE}GiB" if memory else "",
+        machine.get("system"),
+    ]
     energy = total_energy(steps)
-    found = [(("Time", "시간"), time_text(seconds), counted(len(steps))),
-             (("Promises kept", "지킨 약속"), f"{sum(map(bool, kept))} / {len(kept)}" if kept else DASH, ""),
-             (("Energy", "에너지"), energy_text(energy), (energy or {}).get("method", ""))]
+    found = [
+        (("Time", "시간"), time_text(seconds), counted(len(steps))),
+        (("Promises kept", "지킨 약속"), f"{sum(map(bool, kept))} / {len(kept)}" if kept else DASH, ""),
+        (("Energy", "에너지"), energy_text(energy), (energy or {}).get("method", "")),
+    ]
     return [*found, (("Machine", "장비"), machine.get("cpu") or DASH, ", ".join(filter(None, parts)))]
 
 
@@ -242,11 +276,13 @@ def total_energy(steps: list[dict]) -> dict | None:
 
 def broken(steps: list[dict]) -> list[tuple[str, dict]]:
     """(step, promise) of each promise that was not kept."""
-    return [(step["name"], promise_view(promise)) for step in steps for promise in step["promises"]
-            if promise.get("kept") is False]
+    return [
+        (step["name"], promise_view(promise))
+        for step in steps
+        for promise in step["promises"]
+        if promise.get("kept") is False
+    ]
 
-
-# --- every model
 
 def size_against_score(measured: list[tuple[str, dict]]) -> dict | None:
     """The Pareto picture, wide and narrow, of the models that are scored alike; equal ones share a point."""
@@ -257,20 +293,30 @@ def size_against_score(measured: list[tuple[str, dict]]) -> dict | None:
         if known == metric and score is not None and size:
             label = f"{points[size, score]['label']}, {name}" if (size, score) in points else name
             low, high = one.get("interval") or (None, None)
-            points[size, score] = {"label": label, "x": size, "y": score, "low": low, "high": high,
-                                   "x_text": size_text(size)}
+            points[size, score] = {
+                "label": label,
+                "x": size,
+                "y": score,
+                "low": low,
+                "high": high,
+                "x_text": size_text(size),
+            }
     form = (lambda value: f"{100 * value:.4g}{SPACE}%") if percent(metric) else draw.tick_text
     dots, names = list(points.values()), (("size", "크기"), words(metric))
-    wide, narrow = (Markup(draw.pareto(dots, *names, better, form, width, height))
-                    for width, height in ((860, 400), (400, 340)))
-    method = measured[-1][1].get("interval_method") or "" if measured else ""
+    wide, narrow = (
+        Markup(draw.pareto(dots, *names, better, form, width, height)) for width, height in ((860, 400), (400, 340))
+    )
+    method = measured[-1][1].get("interval_method") if points else ""
     return {"wide": wide, "narrow": narrow, "better": better, "method": method} if points else None
 
 
 def rows(steps: list[dict], measured: list[tuple[str, dict]]) -> list[dict]:
     """The table of all steps, after a line for what was there before them."""
-    before = [{**EMPTY, "name": "before", "operation": "", "after": step["before"]} for step in steps[:1]
-              if step["before"]]
+    before = [
+        {**EMPTY, "name": name, "operation": "", "after": one}
+        for name, one in measured[:1]
+        if one is steps[0]["before"]
+    ]
     first = next((one["bytes"] for _, one in measured if one.get("bytes")), None)
     return [row(step, step["after"] or {}, first) for step in before + steps]
 
@@ -281,13 +327,15 @@ def row(step: dict, one: dict, first: float | None) -> dict:
     latency = one.get("latency_ms") or {}
     kept = [promise.get("kept") is not False for promise in step["promises"]]
     spent = size_text(step["peak_memory_bytes"]) if step["peak_memory_bytes"] else ""
-    cells = [(score_text(metric, score), interval_text(metric, one.get("interval"))),
-             (size_text(one.get("bytes")), change(first, one.get("bytes"))),
-             (scaled(one.get("parameters"), "", least=1), ""),
-             (ms_text(latency.get("p50")), ms_text(latency.get("p95")) if latency else ""),
-             (energy_text(one.get("energy_per_1000")), ""),
-             (time_text(step["seconds"]), spent),
-             (f"{sum(kept)} / {len(kept)}" if kept else DASH, "")]
+    cells = [
+        (score_text(metric, score), interval_text(metric, one.get("interval"))),
+        (size_text(one.get("bytes")), change(first, one.get("bytes"))),
+        (scaled(one.get("parameters"), "", least=1), ""),
+        (ms_text(latency.get("p50")), ms_text(latency.get("p95")) if latency else ""),
+        (energy_text(one.get("energy_per_1000")), ""),
+        (time_text(step["seconds"]), spent),
+        (f"{sum(kept)} / {len(kept)}" if kept else DASH, ""),
+    ]
     operation = " · ".join(filter(None, (step["operation"], one.get("runtime"))))
     return {**step, "operation": operation, "kept": all(kept), "cells": cells}
 
@@ -313,13 +361,16 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
         joules, error = draw.finite(spent.get("joules")), draw.finite(spent.get("error")) or 0
         ends = {} if joules is None else {"low": joules * (1 - error), "high": joules * (1 + error)}
         energy.append({"label": name, "value": joules, **ends})
-    charts = ((latency, ("latency: p50, to p95", "지연 시간: p50, p95까지"), ms_text),
-              (energy, ("energy per 1,000 predictions", "예측 1,000회당 에너지"), joules_text))
-    return [Markup(draw.bars(bars, title, form)) for bars, title, form in charts
-            if sum(draw.finite(one["value"]) is not None for one in bars) > 1]
+    charts = (
+        (latency, ("latency: p50, to p95", "지연 시간: p50, p95까지"), ms_text),
+        (energy, ("energy per 1,000 predictions", "예측 1,000회당 에너지"), joules_text),
+    )
+    return [
+        Markup(draw.bars(bars, title, form))
+        for bars, title, form in charts
+        if sum(draw.finite(one["value"]) is not None for one in bars) > 1
+    ]
 
-
-# --- samples, training, ledger
 
 def shown(value: Any) -> Any:
     """A value of a record as a person sees it: a picture or one line of text."""
@@ -350,18 +401,28 @@ def sample(one: dict) -> dict:
     truth, said = one.get("answer"), []
     for name, each in (one.get("said") or {}).items():
         answer, score = (each or {}).get("answer"), draw.finite((each or {}).get("score"))
-        said.append({"name": name, "answer": shown(answer), "wrong": wrong(truth, answer),
-                     "score": "" if score is None else f"{score:.2f}"})
-    return {"pictures": [value for _, value in fields if isinstance(value, Markup)], "said": said,
-            "fields": [pair for pair in fields if not isinstance(pair[1], Markup)],
-            "truth": None if truth is None else shown(truth)}
+        said.append(
+            {
+                "name": name,
+                "answer": shown(answer),
+                "wrong": wrong(truth, answer),
+                "score": "" if score is None else f"{score:.2f}",
+            }
+        )
+    return {
+        "pictures": [value for _, value in fields if isinstance(value, Markup)],
+        "said": said,
+        "fields": [pair for pair in fields if not isinstance(pair[1], Markup)],
+        "truth": None if truth is None else shown(truth),
+    }
 
 
 def training(step: dict) -> dict:
     """The curves of a step that trained, and what the doctor found in them."""
     left, charts = dict(step["curves"]), []
-    losses = {words(name): left.pop(key) for key, name in (("loss", "training"), ("validation", "validation"))
-              if key in left}
+    losses = {
+        words(name): left.pop(key) for key, name in (("loss", "training"), ("validation", "validation")) if key in left
+    }
     groups = [(words("loss"), losses)] if losses else []
     for y, series in [*groups, *((words(name), {words(name): points}) for name, points in left.items())]:
         charts.append(Markup(draw.curves(series, words("step"), y, wide_range(y[0], series), 300, 200)))
@@ -370,8 +431,7 @@ def training(step: dict) -> dict:
 
 def wide_range(name: str, series: dict) -> bool:
     """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
-    values = [value for points in series.values() for _, one in points
-              if (value := draw.finite(one)) is not None]
+    values = [value for points in series.values() for _, one in points if (value := draw.finite(one)) is not None]
     if name == "learning rate" or not values or min(values) <= 0:
         return False
     return bool(max(values) / np.quantile(values, 0.05) > 100)
@@ -390,11 +450,19 @@ def entry(step: dict) -> dict:
     inputs = {f"{one.get('role', '')} {one.get('path', '')}": one.get("digest", "") for one in step["inputs"]}
     output = {**(step["output"].get("files") or {}), "tensors": step["output"].get("tensors")}
     chain = {name: step.get(name) for name in ("previous", "digest")}
-    parts = [(("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
-             (("Inputs", "입력"), inputs), (("Output", "출력"), output), (("Cost", "비용"), cost),
-             (("Versions", "버전"), step["versions"]), (("Machine", "장비"), step["machine"]),
-             (("Hash chain", "해시 사슬"), chain)]
-    known = [(name, {key: plain(value) for key, value in part.items() if value is not None})
-             for name, part in parts]
-    return {**step, "time": time_text(step["seconds"]), "parts": [part for part in known if part[1]],
-            "promises": [promise_view(promise) for promise in step["promises"]]}
+    parts = [
+        (("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
+        (("Inputs", "입력"), inputs),
+        (("Output", "출력"), output),
+        (("Cost", "비용"), cost),
+        (("Versions", "버전"), step["versions"]),
+        (("Machine", "장비"), step["machine"]),
+        (("Hash chain", "해시 사슬"), chain),
+    ]
+    known = [(name, {key: plain(value) for key, value in part.items() if value is not None}) for name, part in parts]
+    return {
+        **step,
+        "time": time_text(step["seconds"]),
+        "parts": [part for part in known if part[1]],
+        "promises": [promise_view(promise) for promise in step["promises"]],
+    }

@@ -25,8 +25,14 @@ SAMPLES = 24
 """Records whose answers are kept with each model, for people to look at."""
 
 
-def execute(name: str, settings: dict[str, Any], inputs: dict[str, str], out: Path | None = None,
-            data_options: dict[str, Any] | None = None, quiet: bool = False) -> dict[str, Any]:
+def execute(
+    name: str,
+    settings: dict[str, Any],
+    inputs: dict[str, str],
+    out: Path | None = None,
+    data_options: dict[str, Any] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Run the operation `name`. `inputs`: {input: folder or data source}. The ledger line, or the report.
 
     Raises an OnnuriError, with everything finished intact and the state of unfinished work kept for the next try.
@@ -45,8 +51,11 @@ def execute(name: str, settings: dict[str, Any], inputs: dict[str, str], out: Pa
 
 def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | None) -> None:
     """Every input that the operation takes is there, and none that it does not."""
-    faults = [f"{operation.name} needs {kind.rstrip('?')}: {name}" for name, kind in operation.takes.items()
-              if not kind.endswith("?") and name not in inputs]
+    faults = [
+        f"{operation.name} needs {kind.rstrip('?')}: {name}"
+        for name, kind in operation.takes.items()
+        if not kind.endswith("?") and name not in inputs
+    ]
     faults += [f"{operation.name} takes no {name}" for name in inputs if name not in operation.takes]
     if operation.gives == "model" and out is None:
         faults.append(f"{operation.name} needs --out, the folder of its result")
@@ -56,10 +65,12 @@ def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | Non
 
 # ------------------------------------------------------------------------------------------------------- opening inputs
 
+
 def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     """The inputs as objects, checked against each other."""
     from .model import Model, open_model
     from .sources import open_data
+
     found: dict[str, Any] = {}
     for name, kind in operation.takes.items():
         if name in inputs and kind.startswith("data"):
@@ -82,6 +93,7 @@ def body(folder: Path, settings: Any, data: Data):
     from .family import mix
     from .hub import check_folder
     from .model import Model, open_model
+
     family = registry.family(settings.family) if settings.family else None
     check_folder(folder)
     if family is None or (family.claims(folder) and not settings.new_head):
@@ -92,15 +104,25 @@ def body(folder: Path, settings: Any, data: Data):
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
     """What the ledger says of the inputs."""
-    return [{"role": role, "path": where, "digest": found[role].digest if isinstance(found[role], Data)
-             else ledger.folder_digest(Path(where))} for role, where in inputs.items()]
+    return [
+        {
+            "role": role,
+            "path": where,
+            "digest": found[role].digest if isinstance(found[role], Data) else ledger.folder_digest(Path(where)),
+        }
+        for role, where in inputs.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ operations that only look
 
-def look(operation: Operation, settings: Settings, inputs: dict[str, str], out: Path | None, options: dict, quiet: bool) -> dict:
+
+def look(
+    operation: Operation, settings: Settings, inputs: dict[str, str], out: Path | None, options: dict, quiet: bool
+) -> dict:
     """Apply an operation that changes no model; its report, or where its records were written."""
     from .progress import Progress
+
     found = opened(operation, settings, inputs, options)
     if getattr(settings, "split", None) == "auto":
         settings = settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
@@ -108,13 +130,18 @@ def look(operation: Operation, settings: Settings, inputs: dict[str, str], out: 
         result = operation.apply(settings, log, **found)
     if result.records is not None:
         from .answers import write_records
+
         if out is None:
             raise BadInput(f"{operation.name} needs --out, the file of its answers")
         plan.check_output(out, overwrite=False)
         write_records(result.records, out)
         return {"operation": operation.name, "records": len(result.records), "out": str(out)}
-    report = {"operation": operation.name, "settings": settings.model_dump(), "inputs": described(inputs, found),
-              **(result.report or {})}
+    report = {
+        "operation": operation.name,
+        "settings": settings.model_dump(),
+        "inputs": described(inputs, found),
+        **(result.report or {}),
+    }
     if out is not None:
         plan.check_output(out, overwrite=False)
         write_whole(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
@@ -129,15 +156,27 @@ def held_out(folder: Path, data: Data) -> str:
 
 # ------------------------------------------------------------------------------------------- operations that give a model
 
-def transform(operation: Operation, settings: Settings, inputs: dict[str, str], out: Path, partial: Path,
-              options: dict[str, Any], quiet: bool) -> dict[str, Any]:
+
+def transform(
+    operation: Operation,
+    settings: Settings,
+    inputs: dict[str, str],
+    out: Path,
+    partial: Path,
+    options: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
     """Apply, save, reopen, check, measure, write the evidence, and let the folder appear. The ledger line."""
     from .model import open_model, tensor_digest, write_model
     from .progress import Progress
+
     found = opened(operation, settings, inputs, options)
     sources = described(inputs, found)
-    key = sha256(ledger.canonical({"operation": operation.name, "settings": settings.model_dump(), "inputs": sources,
-                                   "version": __version__}).encode()).hexdigest()
+    key = sha256(
+        ledger.canonical(
+            {"operation": operation.name, "settings": settings.model_dump(), "inputs": sources, "version": __version__}
+        ).encode()
+    ).hexdigest()
     started, meter = datetime.now(UTC), machine.Meter()
     with Progress(operation.name, quiet, partial / "state.safetensors", key) as log:
         result = operation.apply(settings, log, **found)
@@ -151,13 +190,27 @@ def transform(operation: Operation, settings: Settings, inputs: dict[str, str], 
     result.model = open_model(folder)
     kept = check_promises(operation, settings, inputs, found["data"], result, tensors)
     line: dict[str, Any] = {
-        "operation": operation.name, "family": result.model.family.name, "task": result.model.family.tag,
-        "settings": settings.model_dump(), "data_options": options, "seed": getattr(settings, "seed", 0), "inputs": sources,
-        "output": {"tensors": tensors}, "versions": versions(), "machine": machine.describe(),
-        "started": started.isoformat(timespec="seconds"), "seconds": seconds, "peak_memory_bytes": machine.peak_memory(),
-        "energy": machine.as_dict(energy), "before": before(inputs, found["data"]),
-        "after": None, "promises": kept, "findings": [vars(finding) for finding in result.findings],
-        "warnings": log.warnings, "curves": thin(result.curves), "key": key,
+        "operation": operation.name,
+        "family": result.model.family.name,
+        "task": result.model.family.tag,
+        "settings": settings.model_dump(),
+        "data_options": options,
+        "seed": getattr(settings, "seed", 0),
+        "inputs": sources,
+        "output": {"tensors": tensors},
+        "versions": versions(),
+        "machine": machine.describe(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "peak_memory_bytes": machine.peak_memory(),
+        "energy": machine.as_dict(energy),
+        "before": before(inputs, found["data"]),
+        "after": None,
+        "promises": kept,
+        "findings": [vars(finding) for finding in result.findings],
+        "warnings": log.warnings,
+        "curves": thin(result.curves),
+        "key": key,
     }
     line["after"] = measured(result.model, found["data"], folder)
     finish(folder, parents(inputs, operation), line)
@@ -165,17 +218,24 @@ def transform(operation: Operation, settings: Settings, inputs: dict[str, str], 
     place = out.with_name(out.name + ".broken") if broken else out
     appear(folder, place)
     if broken:
-        raise BrokenPromise(*(f"{p['text']}: {p['value']:.3g}, promised {p['sense']} {p['bound']:.3g}" for p in broken),
-                            hint=f"the result is kept in {place} to be looked at; do not ship it")
+        raise BrokenPromise(
+            *(f"{p['text']}: {p['value']:.3g}, promised {p['sense']} {p['bound']:.3g}" for p in broken),
+            hint=f"the result is kept in {place} to be looked at; do not ship it",
+        )
     return ledger.read(place)[-1]
 
 
-def check_promises(operation: Operation, settings: Settings, inputs: dict[str, str], data: Data, result: Result,
-                   tensors: str) -> list[dict[str, Any]]:
+def check_promises(
+    operation: Operation, settings: Settings, inputs: dict[str, str], data: Data, result: Result, tensors: str
+) -> list[dict[str, Any]]:
     """Measure every promise on the reopened result against the inputs opened anew (the operation may have changed them)."""
     from .model import open_model, tensor_digest
-    fresh: dict[str, Any] = {name: open_model(inputs[name]) for name, kind in operation.takes.items()
-                             if kind.startswith("model") and name in inputs and operation.promises}
+
+    fresh: dict[str, Any] = {
+        name: open_model(inputs[name])
+        for name, kind in operation.takes.items()
+        if kind.startswith("model") and name in inputs and operation.promises
+    }
     fresh["data"] = data
     assert result.model is not None
     reopened = float(tensor_digest(result.model.net) != tensors)
@@ -185,7 +245,9 @@ def check_promises(operation: Operation, settings: Settings, inputs: dict[str, s
         value = promise.measure(settings, fresh, result)
         if value is not None:
             right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
-            kept.append({"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right})
+            kept.append(
+                {"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right}
+            )
     return kept
 
 
@@ -193,6 +255,7 @@ def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
     """The measurement on the test split; its first answers are kept in the folder for people to look at."""
     from .answers import jsonable
     from .measure import measure
+
     test = data.split("test")
     answers = model.sample(test[:SAMPLES].list(), 0)
     scores = f"{model.answer}_scores"
@@ -206,6 +269,7 @@ def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
     """The score of the model that came in: from its own ledger where it was measured on these data, else measured now."""
     from .measure import measure
     from .model import open_model
+
     if "model" not in inputs:
         return None
     lines = ledger.read(Path(inputs["model"]))
@@ -228,6 +292,7 @@ def finish(folder: Path, lines: list[dict], line: dict) -> None:
     """Write card, report page and ledger; everything is in the folder afterwards."""
     from .card import card
     from .report import operation_page
+
     (folder / "README.md").write_text(card([*lines, line]), encoding="utf-8")
     page = folder / "onnuri" / "reports" / f"{len(lines) + 1:03d}-{line['operation']}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +304,7 @@ def finish(folder: Path, lines: list[dict], line: dict) -> None:
 def versions() -> dict[str, str]:
     """The libraries whose versions can change a result."""
     from importlib.metadata import PackageNotFoundError, version
+
     found = {"onnuri": __version__}
     for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime"):
         try:
@@ -250,10 +316,14 @@ def versions() -> dict[str, str]:
 
 def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[str, list[tuple[int, float]]]:
     """Curves with at most `most` points each, the last kept: a picture shows no more."""
-    return {name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]] for name, curve in curves.items()}
+    return {
+        name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]]
+        for name, curve in curves.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------------ whole or not at all
+
 
 @contextmanager
 def staging(out: Path) -> Iterator[Path]:

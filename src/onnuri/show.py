@@ -21,12 +21,16 @@ def measurement_lines(m: dict[str, Any] | None) -> list[str]:
     metric = m["headline"][0]
     low, high = m["interval"]
     others = ", ".join(f"{name} {value:.4g}" for name, value in m["scores"].items() if name != metric)
-    lines = [f"{metric:12} {m['scores'][metric]:.4g}  ({low:.4g} to {high:.4g}, {m['interval_method']}, {m['records']} records)"]
+    lines = [
+        f"{metric:12} {m['scores'][metric]:.4g}  ({low:.4g} to {high:.4g}, {m['interval_method']}, {m['records']} records)"
+    ]
     lines += [f"{'also':12} {others}"] if others else []
     lines += [f"{'size':12} {m['parameters']:,} numbers, {bytes_text(m['bytes'])}"] if m.get("bytes") else []
     energy = m["energy_per_1000"]
-    lines += [f"{'latency':12} {m['latency_ms']['p50']:.2f} ms median, {m['latency_ms']['p95']:.2f} ms 95 % ({m['runtime']}, batch 1)",
-              f"{'energy':12} {energy['joules']:.3g} J per 1,000 answers ({energy['method']}, +- {energy['error']:.0%})"]
+    lines += [
+        f"{'latency':12} {m['latency_ms']['p50']:.2f} ms median, {m['latency_ms']['p95']:.2f} ms 95 % ({m['runtime']}, batch 1)",
+        f"{'energy':12} {energy['joules']:.3g} J per 1,000 answers ({energy['method']}, +- {energy['error']:.0%})",
+    ]
     return lines
 
 
@@ -50,16 +54,27 @@ def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
     rows = [f"{folder}  ({lines[-1].get('family', '?')}, {lines[-1].get('task', '?')})"]
     for number, line in enumerate(lines):
         after = line.get("after")
-        score = f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {bytes_text(after['bytes'])}" if after else ""
+        score = (
+            f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {bytes_text(after['bytes'])}"
+            if after
+            else ""
+        )
         data = next((entry["path"] for entry in line["inputs"] if entry["role"] == "data"), "")
         changed = ", ".join(f"{k}={v}" for k, v in line["settings"].items() if v not in ("", {}, 0, 0.0, None, False))
-        rows += [f"{'└' if number == len(lines) - 1 else '├'}─ {line['started'][:16].replace('T', ' ')}  {line['operation']:10} {score}",
-                 f"{' ' if number == len(lines) - 1 else '│'}    {data}  {line['seconds']:.1f} s, {line['energy']['joules']:.0f} J "
-                 f"+- {line['energy']['error']:.0%}",
-                 f"{' ' if number == len(lines) - 1 else '│'}    {changed[:110]}"]
-        rows += [f"{' ' if number == len(lines) - 1 else '│'}    {'kept' if p['kept'] else 'BROKEN'}: {p['text']} {p['value']:.3g}"
-                 for p in line["promises"]]
-        rows += [f"{' ' if number == len(lines) - 1 else '│'}    found: {f['name']}, {f['evidence']}" for f in line["findings"]]
+        rows += [
+            f"{'└' if number == len(lines) - 1 else '├'}─ {line['started'][:16].replace('T', ' ')}  {line['operation']:10} {score}",
+            f"{' ' if number == len(lines) - 1 else '│'}    {data}  {line['seconds']:.1f} s, {line['energy']['joules']:.0f} J "
+            f"+- {line['energy']['error']:.0%}",
+            f"{' ' if number == len(lines) - 1 else '│'}    {changed[:110]}",
+        ]
+        rows += [
+            f"{' ' if number == len(lines) - 1 else '│'}    {'kept' if p['kept'] else 'BROKEN'}: {p['text']} {p['value']:.3g}"
+            for p in line["promises"]
+        ]
+        rows += [
+            f"{' ' if number == len(lines) - 1 else '│'}    found: {f['name']}, {f['evidence']}"
+            for f in line["findings"]
+        ]
     return "\n".join(rows)
 
 
@@ -73,6 +88,8 @@ def recipe_text(result: dict[str, Any]) -> str:
             latency = f"{step['latency_ms']['p50']:.2f} ms"
         else:
             score = latency = ""
-        rows.append(f"{step['name']:12} {step['operation']:10} {score:>22} {bytes_text(step.get('bytes')):>9} {latency:>10} "
-                    f"{'cached' if step['cached'] else format(step['seconds'], '.1f'):>8}")
+        rows.append(
+            f"{step['name']:12} {step['operation']:10} {score:>22} {bytes_text(step.get('bytes')):>9} {latency:>10} "
+            f"{'cached' if step['cached'] else format(step['seconds'], '.1f'):>8}"
+        )
     return "\n".join([*rows, f"report: {result['report']}  ({result['seconds']:.1f} s)"])

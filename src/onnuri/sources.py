@@ -46,12 +46,14 @@ def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
     """Apply the user's own choice of columns; the columns not chosen are dropped, the answer always stays."""
-    if fields and (bad := [f"'{kind}' is no kind; {propose(kind, KINDS)}" for kind in fields.values() if kind not in KINDS]):
+    if fields and (
+        bad := [f"'{kind}' is no kind; {propose(kind, KINDS)}" for kind in fields.values() if kind not in KINDS]
+    ):
         raise BadSettings(*bad)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:
         raise BadInput(*(f"there is no column '{name}'; {propose(name, records.fields)}" for name in missing))
-    kinds: dict[str, Kind] = {**records.fields, **(fields or {})}
+    kinds = records.fields | (fields or {})
     answer = answer or records.answer or guess_answer(kinds)
     kept = {name: kind for name, kind in kinds.items() if not fields or name in fields or name == answer}
 
@@ -75,14 +77,18 @@ def coerce(value, kind: Kind, name: str):
 
 # ---------------------------------------------------------------------------------------------------- files, folders
 
+
 def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
     """Records of a file or folder, and its own train/test division where it has one."""
     if not path.exists():
         raise BadInput(f"{path} does not exist", hint=f"builtin:{{{','.join(BUILTIN)}}}, a file or a folder")
     if path.is_file():
         return read_file(path), {}
-    parts = {name: found[0] for name in ("train", "test")
-             if (found := [path / f"{name}{end}" for end in TABLES if (path / f"{name}{end}").is_file()])}
+    parts = {
+        name: found[0]
+        for name in ("train", "test")
+        if (found := [path / f"{name}{end}" for end in TABLES if (path / f"{name}{end}").is_file()])
+    }
     if len(parts) == 2:
         return read_parts([parts["train"], parts["test"]])
     if (path / "train").is_dir() and (path / "test").is_dir():
@@ -92,14 +98,18 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
     if len(tables) == 1:
         return read_file(tables[0]), {}
     if tables:
-        raise BadInput(f"{path} holds several tables: {', '.join(p.name for p in tables[:6])}",
-                       hint="name one of them, or call two of them train and test")
+        raise BadInput(
+            f"{path} holds several tables: {', '.join(p.name for p in tables[:6])}",
+            hint="name one of them, or call two of them train and test",
+        )
     if any(p.is_dir() for p in path.iterdir()) and not texts:
         return read_image_folders([path])
     if texts:
         return text_records([text for p in texts for text in [read_text(p)] if text.strip()]), {}
-    raise BadInput(f"{path} holds no table, no text and no folders of images",
-                   hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images per class")
+    raise BadInput(
+        f"{path} holds no table, no text and no folders of images",
+        hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images per class",
+    )
 
 
 def read_file(path: Path) -> Records:
@@ -188,14 +198,15 @@ def row_store(table: pl.LazyFrame, path: Path) -> tuple[int, Take]:
             coded.sink_ndjson(partial.name)
         os.replace(partial.name, store)
     lines = np.memmap(store, np.uint8, mode="r")
-    ends = np.concatenate([np.flatnonzero(lines[start:start + 2**26] == ord("\n")) + start
-                           for start in range(0, len(lines), 2**26)])
+    ends = np.concatenate(
+        [np.flatnonzero(lines[start : start + 2**26] == ord("\n")) + start for start in range(0, len(lines), 2**26)]
+    )
     starts = np.concatenate([[0], ends[:-1] + 1])
     binary = [name for name, kind in schema.items() if kind == pl.Binary]
     text = pl.Schema({name: pl.String() if name in binary else kind for name, kind in schema.items()})
 
     def take(rows: Sequence[int]) -> pl.DataFrame:
-        found = [json.loads(lines[starts[i]:ends[i]].tobytes()) for i in rows]
+        found = [json.loads(lines[starts[i] : ends[i]].tobytes()) for i in rows]
         return pl.DataFrame(found, schema=text).with_columns(pl.col(binary).str.decode("base64"))
 
     return len(ends), take
@@ -286,6 +297,7 @@ def text_records(texts: list[str]) -> Records:
 
 # ------------------------------------------------------------------------------------------------------ bundled, toys
 
+
 def builtin(name: str) -> Records:
     """One of the real data sets that scikit-learn carries inside its package."""
     if name not in BUILTIN:
@@ -301,9 +313,11 @@ def builtin(name: str) -> Records:
         return records_of(rows, {"image": "image", "label": "category"}, "label")
     answer = "target" if name == "diabetes" else "label"
     kind: Kind = "number" if name == "diabetes" else "category"
-    values = bunch.target.astype(float).tolist() if kind == "number" else [str(bunch.target_names[i]) for i in bunch.target]
+    values = (
+        bunch.target.astype(float).tolist() if kind == "number" else [str(bunch.target_names[i]) for i in bunch.target]
+    )
     columns = [str(column) for column in bunch.feature_names]
-    fields: dict[str, Kind] = {**{column: "number" for column in columns}, answer: kind}
+    fields: dict[str, Kind] = {**dict.fromkeys(columns, "number"), answer: kind}
     rows = [{**dict(zip(columns, map(float, row))), answer: value} for row, value in zip(bunch.data, values)]
     return records_of(rows, fields, answer)
 

@@ -72,6 +72,7 @@ def weights(net: nn.Module, *roles: Role) -> list[Weight]:
 def stored(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
     """(path, module, attribute, identity) for each tensor of two dimensions or more, attached ones included."""
     from .attach import Stack, stacks
+
     for path, module in net.named_modules(remove_duplicate=False):
         if isinstance(module, Stack) or ".attached." in f".{path}.":
             continue
@@ -120,6 +121,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
 
 def shape_of(module: nn.Module, attribute: str) -> torch.Size:
     from .attach import stacks
+
     stack = stacks(module).get(attribute)
     return stack.base.shape if stack is not None else getattr(module, attribute).shape
 

@@ -37,8 +37,13 @@ from onnuri.families.causal_lm import (
 from onnuri.family import Generators, Session
 
 LM = FAMILY
-SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "max_position_embeddings": 64}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 DESIGNS = {
     "llama": {**SMALL, "num_key_value_heads": 2, "tie_word_embeddings": False},
     "tied llama": {**SMALL, "num_key_value_heads": 4, "tie_word_embeddings": True},
@@ -61,8 +66,9 @@ def tokenizer(pad: bool) -> PreTrainedTokenizerFast:
     made = train_tokenizer(LM.toy(50, 0), {"text"}, {"vocab_size": 300, "max_length": 64})
     bare = made.backend_tokenizer
     bare.post_processor = None
-    return PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|endoftext|>",
-                                   **({"pad_token": "<|pad|>"} if pad else {}))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare, eos_token="<|endoftext|>", **({"pad_token": "<|pad|>"} if pad else {})
+    )
 
 
 def build(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -99,6 +105,7 @@ def same_tensors(one, other) -> bool:
 
 # ------------------------------------------------------------------------------------ folders of transformers
 
+
 @pytest.mark.parametrize("name", DESIGNS)
 def test_a_folder_survives_read_and_write_bitwise_and_opens_in_transformers(name, folders, tmp_path):
     assert LM.claims(folders[name])
@@ -111,7 +118,7 @@ def test_a_folder_survives_read_and_write_bitwise_and_opens_in_transformers(name
     words = AutoTokenizer.from_pretrained(tmp_path)
     batch = LM.collate(RECORDS, assets, [])
     for text, ids in zip(TEXTS, batch["input_ids"]):
-        assert words(text).input_ids == ids.tolist()[:len(words(text).input_ids)]
+        assert words(text).input_ids == ids.tolist()[: len(words(text).input_ids)]
     with torch.no_grad():
         expected = theirs(**{k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}).logits
         torch.testing.assert_close(LM.outputs(net, batch)[0], expected, rtol=0, atol=1e-6)
@@ -175,6 +182,7 @@ def test_a_bf16_folder_opens_in_bf16_also_empty(tmp_path):
 
 # ----------------------------------------------------------------------------------------------- started ones
 
+
 def test_a_started_model_opens_in_transformers_with_equal_logits(started, tmp_path):
     net, assets = started
     LM.write(net, assets, tmp_path, True)
@@ -186,7 +194,7 @@ def test_a_started_model_opens_in_transformers_with_equal_logits(started, tmp_pa
     with torch.no_grad():
         logits = theirs(**ids).logits
         values, _ = LM.outputs(net, LM.collate(RECORDS[1:2], assets, []))
-    torch.testing.assert_close(values[:, :-1], logits[:, :values.shape[1] - 1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(values[:, :-1], logits[:, : values.shape[1] - 1], rtol=0, atol=1e-6)
 
 
 def test_starting_twice_gives_the_same_model_and_leaves_the_random_state_alone(started):
@@ -197,8 +205,9 @@ def test_starting_twice_gives_the_same_model_and_leaves_the_random_state_alone(s
     assert not same_tensors(net, LM.start(LM.tiny(), LM.toy(60, 0), generator(1))[0])
 
 
-@pytest.mark.parametrize("text", [
-    "한국어 뷁 🙂👩‍👩‍👧 don't", "  two  spaces\n\ttab ", "\u0000\ufffd¡ß漢字", "café e\u0301"])
+@pytest.mark.parametrize(
+    "text", ["한국어 뷁 🙂👩‍👩‍👧 don't", "  two  spaces\n\ttab ", "\u0000\ufffd¡ß漢字", "café e\u0301"]
+)
 def test_any_text_comes_back_as_it_went_in(text, started):
     words = started[1].tokenizer
     assert words.decode(words(text).input_ids, skip_special_tokens=True) == text
@@ -232,7 +241,7 @@ def test_a_few_steps_lower_the_headline():
 
     before, optimizer = headline(), torch.optim.AdamW(net.parameters(), 1e-2)
     for step in range(30):
-        batch = LM.collate(records[step % 4 * 16:][:16], assets, Generators(0, range(16)))
+        batch = LM.collate(records[step % 4 * 16 :][:16], assets, Generators(0, range(16)))
         total, count = LM.loss(net, batch, "net")
         (total.sum() / count.sum()).backward()
         optimizer.step()
@@ -241,6 +250,7 @@ def test_a_few_steps_lower_the_headline():
 
 
 # ------------------------------------------------------------------------------------------- records, answers
+
 
 def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch):
     net, assets = LM.read(folders["llama"], False)
@@ -256,8 +266,9 @@ def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch
     torch.testing.assert_close(gradient(), whole, rtol=0, atol=1e-5)
     net.zero_grad()
     logits = net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
-    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(),
-                                      reduction="sum").backward()
+    torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
+    ).backward()
     torch.testing.assert_close(net.lm_head.weight.grad, whole, rtol=0, atol=1e-5)
 
 
@@ -288,7 +299,7 @@ def test_a_continuation_is_the_same_with_and_without_cache(name, folders):
     with torch.no_grad():
         fast = decode_cached(net, assets, prompts, 6)
         plain = decode_plainly(net, assets, prompts, 6)
-    cut = [ids[:ids.index(0) + 1] if 0 in ids else ids for ids in fast]
+    cut = [ids[: ids.index(0) + 1] if 0 in ids else ids for ids in fast]
     assert cut == plain
 
 
@@ -297,8 +308,9 @@ def test_records_without_text_are_continued_on_any_runtime(started):
 
     class Other(Session):
         def forward(self, batch):
-            return net(**{k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}).logits, \
-                batch["predicted"]
+            return net(**{k: batch[k] for k in ("input_ids", "attention_mask", "position_ids")}).logits, batch[
+                "predicted"
+            ]
 
     records = [{"prompt": "the cat"}, RECORDS[0], {"text": ""}, {"prompt": "a" * 500}]
     with torch.no_grad():
@@ -308,8 +320,7 @@ def test_records_without_text_are_continued_on_any_runtime(started):
 
 
 def test_a_prompt_is_read_but_not_judged(started):
-    rows = [{"prompt": "where is the cat?", "completion": "at home"},
-            {"prompt": "고양이", "completion": "cat"}]
+    rows = [{"prompt": "where is the cat?", "completion": "at home"}, {"prompt": "고양이", "completion": "cat"}]
     data = records_of(rows, {"prompt": "text", "completion": "text"}, None)
     net, assets = LM.start(LM.tiny(), data, generator())
     assert LM.fields(assets) == ({"prompt": "text"}, ("completion", "text"))
@@ -341,6 +352,7 @@ def test_the_column_of_the_text():
 
 
 # ------------------------------------------------------------------------------------- other people's folders
+
 
 @pytest.mark.parametrize("name, body", [("llama", LlamaModel), ("gpt2", GPT2Model)])
 def test_adopting_a_bare_decoder_keeps_its_body(name, body, folders, tmp_path):
@@ -382,8 +394,9 @@ def test_adopting_a_classifier_forgets_its_columns(folders, tmp_path):
 
 
 def test_a_net_that_looks_ahead_is_refused(tmp_path):
-    BertModel(BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=16)).save_pretrained(tmp_path)
+    BertModel(
+        BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(tmp_path)
     tokenizer(True).save_pretrained(tmp_path)
     with pytest.raises(Refusal, match="both directions"):
         LM.adopt(tmp_path, LM.toy(5, 0), generator())
@@ -402,7 +415,8 @@ def test_malformed_folders_are_bad_input(folders, tmp_path):
         "no such model": lambda f: rewrite(f, model_type="nothing"),
         "bad notes": lambda f: rewrite(f, onnuri_fields={"max_length": 0}),
         "other tokenizer": lambda f: train_tokenizer(
-            LM.toy(99, 0), {"text"}, {"vocab_size": 400, "max_length": 64}).save_pretrained(f),
+            LM.toy(99, 0), {"text"}, {"vocab_size": 400, "max_length": 64}
+        ).save_pretrained(f),
     }
     for name, damage in damages.items():
         folder = tmp_path / name

@@ -36,14 +36,25 @@ def shapes_of(net) -> dict:
 def equal(net, other) -> bool:
     """Are all tensors of the two nets bitwise equal?"""
     return shapes_of(net) == shapes_of(other) and all(
-        torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+        torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items()
+    )
 
 
 def bare(folder: Path, **config) -> UNet2DModel:
     """A UNet's folder as diffusers writes it."""
-    net = UNet2DModel(**{"sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16),
-                         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "layers_per_block": 1,
-                         "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 4} | config)
+    net = UNet2DModel(
+        **{
+            "sample_size": 8,
+            "in_channels": 3,
+            "out_channels": 3,
+            "block_out_channels": (8, 16),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "layers_per_block": 1,
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            "norm_num_groups": 4,
+        }
+        | config
+    )
     net.save_pretrained(folder)
     return net
 
@@ -118,9 +129,13 @@ def test_loss_is_the_library_s_training_example():
     torch.testing.assert_close(total.sum() / count.sum(), expected)
 
 
-@pytest.mark.parametrize("prediction, expected", [
-    ("sample", lambda scheduler, image, noise, steps: image),
-    ("v_prediction", lambda scheduler, image, noise, steps: scheduler.get_velocity(image, noise, steps))])
+@pytest.mark.parametrize(
+    "prediction, expected",
+    [
+        ("sample", lambda scheduler, image, noise, steps: image),
+        ("v_prediction", lambda scheduler, image, noise, steps: scheduler.get_velocity(image, noise, steps)),
+    ],
+)
 def test_other_predictions(prediction, expected):
     _, assets, records = started()
     other = replace(assets, scheduler=assets.scheduler | {"prediction_type": prediction})
@@ -196,8 +211,9 @@ def test_outputs_can_be_traced():
             return FAMILY.outputs(self.net, {"noisy": noisy, "timestep": timestep})
 
     batch, free = batch_of(records, assets), {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(Asked(), (batch["noisy"], batch["timestep"]),
-                                  dynamic_shapes={"noisy": free, "timestep": free}).module()
+    program = torch.export.export(
+        Asked(), (batch["noisy"], batch["timestep"]), dynamic_shapes={"noisy": free, "timestep": free}
+    ).module()
     other = batch_of(records, assets, range(20))
     torch.testing.assert_close(program(other["noisy"], other["timestep"])[0], FAMILY.outputs(net, other)[0])
 
@@ -240,10 +256,17 @@ def test_start_for_color_images_of_an_odd_size():
     assert FAMILY.score(rows, made, assets)["frechet_pixels"] > 0
 
 
-@pytest.mark.parametrize("config, message", [
-    ({"wdith": 8}, "did you mean width"), ({"width": 12}, "multiple of 8"), ({"size": 30}, "multiple of 4"),
-    ({"channels": 2}, "must be 1 or 3"), ({"timesteps": 20}, "'steps' must be .* from 1 to 20, found 50"),
-    ({"timesteps": "x", "layers": 0, "schedule": "cosine"}, "(?s)'layers'.*'timesteps'.*'schedule'")])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"wdith": 8}, "did you mean width"),
+        ({"width": 12}, "multiple of 8"),
+        ({"size": 30}, "multiple of 4"),
+        ({"channels": 2}, "must be 1 or 3"),
+        ({"timesteps": 20}, "'steps' must be .* from 1 to 20, found 50"),
+        ({"timesteps": "x", "layers": 0, "schedule": "cosine"}, "(?s)'layers'.*'timesteps'.*'schedule'"),
+    ],
+)
 def test_bad_settings(config, message):
     with pytest.raises(BadSettings, match=message):
         started(config)
@@ -273,21 +296,24 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULE = "scheduler/scheduler_config.json"
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda folder: spoil_tensors(folder / WEIGHTS), "missing .*conv_in.bias\n.*unexpected .*extra"),
-    (lambda folder: (folder / WEIGHTS).unlink(), "cannot be opened"),
-    (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "cannot be opened"),
-    (lambda folder: (folder / WEIGHTS).rename(folder / WEIGHTS.replace("safetensors", "bin")), "opened"),
-    (lambda folder: spoil_json(folder / "unet/config.json", block_out_channels=[16, 16]), "cannot be opened"),
-    (lambda folder: spoil_json(folder / "unet/config.json", block_out_channels=[8]), "cannot be opened"),
-    (lambda folder: (folder / "unet/config.json").write_text("{"), "cannot be opened"),
-    (lambda folder: (folder / SCHEDULE).unlink(), "does not exist"),
-    (lambda folder: spoil_json(folder / SCHEDULE, beta_schedule="x"), "not implemented"),
-    (lambda folder: spoil_json(folder / SCHEDULE, _class_name="X"), "scheduler 'X'"),
-    (lambda folder: spoil_json(folder / SCHEDULE, prediction_type="x"), "prediction_type 'x'"),
-    (lambda folder: spoil_json(folder / "unet/config.json", sample_size="8x8"), "sample_size must be"),
-    (lambda folder: spoil_json(folder / "onnuri_sampling.json", steps=0), "'steps' a whole number"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: spoil_tensors(folder / WEIGHTS), "missing .*conv_in.bias\n.*unexpected .*extra"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "cannot be opened"),
+        (lambda folder: (folder / WEIGHTS).write_bytes(b"no"), "cannot be opened"),
+        (lambda folder: (folder / WEIGHTS).rename(folder / WEIGHTS.replace("safetensors", "bin")), "opened"),
+        (lambda folder: spoil_json(folder / "unet/config.json", block_out_channels=[16, 16]), "cannot be opened"),
+        (lambda folder: spoil_json(folder / "unet/config.json", block_out_channels=[8]), "cannot be opened"),
+        (lambda folder: (folder / "unet/config.json").write_text("{"), "cannot be opened"),
+        (lambda folder: (folder / SCHEDULE).unlink(), "does not exist"),
+        (lambda folder: spoil_json(folder / SCHEDULE, beta_schedule="x"), "not implemented"),
+        (lambda folder: spoil_json(folder / SCHEDULE, _class_name="X"), "scheduler 'X'"),
+        (lambda folder: spoil_json(folder / SCHEDULE, prediction_type="x"), "prediction_type 'x'"),
+        (lambda folder: spoil_json(folder / "unet/config.json", sample_size="8x8"), "sample_size must be"),
+        (lambda folder: spoil_json(folder / "onnuri_sampling.json", steps=0), "'steps' a whole number"),
+    ],
+)
 def test_malformed_folders(tmp_path, spoil, message):
     net, assets, _ = started()
     FAMILY.write(net, assets, tmp_path, True)
@@ -296,10 +322,15 @@ def test_malformed_folders(tmp_path, spoil, message):
         FAMILY.read(tmp_path, False)
 
 
-@pytest.mark.parametrize("config, message", [
-    ({"num_class_embeds": 4}, "asks for a class"), ({"out_channels": 6}, "maps 3 channels to 6"),
-    ({"sample_size": None}, "sample_size must be"),
-    ({"in_channels": 4, "out_channels": 4}, "1 to 1 or 3 to 3")])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"num_class_embeds": 4}, "asks for a class"),
+        ({"out_channels": 6}, "maps 3 channels to 6"),
+        ({"sample_size": None}, "sample_size must be"),
+        ({"in_channels": 4, "out_channels": 4}, "1 to 1 or 3 to 3"),
+    ],
+)
 def test_unets_of_another_kind(tmp_path, config, message):
     bare(tmp_path, **config)
     with pytest.raises(BadInput, match=message):

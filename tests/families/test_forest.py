@@ -28,8 +28,11 @@ def table_of(answer: str, n: int = 120, number: int = 0) -> Records:
     for _ in range(n):
         x, color = float(draw.normal(5, 2)), str(draw.choice(["red", "green", "blue"]))
         value = x + 2 * (color == "red")
-        found = {"two": "high" if value > 6 else "low", "three": str(int(value > 4) + int(value > 7)),
-                 "number": 1000 + 10 * value}[answer]
+        found = {
+            "two": "high" if value > 6 else "low",
+            "three": str(int(value > 4) + int(value > 7)),
+            "number": 1000 + 10 * value,
+        }[answer]
         rows.append({"x": None if draw.random() < 0.1 else x, "color": color, "y": found})
     kind = "number" if answer == "number" else "category"
     return records_of(rows, {"x": "number", "color": "category", "y": kind}, "y")

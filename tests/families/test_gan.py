@@ -191,15 +191,18 @@ def spoil_tensors(folder: Path, **tensors) -> None:
     save_file({**known, **tensors}, folder / "model.safetensors")
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda folder: spoil_config(folder, width="8", latent=0), "'width' must be .* found '8'"),
-    (lambda folder: spoil_config(folder, width=10**9), "from 4 to 2048, found 1000000000"),
-    (lambda folder: spoil_config(folder, answer=None), "'answer' must name"),
-    (lambda folder: spoil_config(folder, latent=9), "mismatched tensor generator.project.weight"),
-    (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
-    (lambda folder: spoil_tensors(folder, extra=torch.zeros(1)), "missing .*bias\n.*unexpected .*extra"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda folder: spoil_config(folder, width="8", latent=0), "'width' must be .* found '8'"),
+        (lambda folder: spoil_config(folder, width=10**9), "from 4 to 2048, found 1000000000"),
+        (lambda folder: spoil_config(folder, answer=None), "'answer' must name"),
+        (lambda folder: spoil_config(folder, latent=9), "mismatched tensor generator.project.weight"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors"),
+        (lambda folder: spoil_tensors(folder, extra=torch.zeros(1)), "missing .*bias\n.*unexpected .*extra"),
+    ],
+)
 def test_malformed_folders(tmp_path, spoil, message):
     net, assets, _ = started()
     FAMILY.write(net, assets, tmp_path, True)
@@ -208,9 +211,16 @@ def test_malformed_folders(tmp_path, spoil, message):
         FAMILY.read(tmp_path, False)
 
 
-@pytest.mark.parametrize("config, message", [
-    ({"wdith": 8}, "did you mean width"), ({"width": 6}, "multiple of 4"), ({"size": 30}, "multiple of 4"),
-    ({"channels": 2}, "must be 1 or 3"), ({"latent": "many"}, "found 'many'")])
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"wdith": 8}, "did you mean width"),
+        ({"width": 6}, "multiple of 4"),
+        ({"size": 30}, "multiple of 4"),
+        ({"channels": 2}, "must be 1 or 3"),
+        ({"latent": "many"}, "found 'many'"),
+    ],
+)
 def test_bad_settings(config, message):
     with pytest.raises(BadSettings, match=message):
         started(config)
@@ -231,10 +241,13 @@ def test_shape_follows_the_first_record():
 
 # ---------------------------------------------------------------------------- pixels, shared with diffusion
 
+
 def test_pixels_come_back_as_they_went():
     draw = np.random.default_rng(0)
-    for shape, image in [((1, 4, 8), draw.integers(0, 256, (4, 8), dtype=np.uint8)),
-                         ((3, 4, 8), draw.integers(0, 256, (4, 8, 3), dtype=np.uint8))]:
+    for shape, image in [
+        ((1, 4, 8), draw.integers(0, 256, (4, 8), dtype=np.uint8)),
+        ((3, 4, 8), draw.integers(0, 256, (4, 8, 3), dtype=np.uint8)),
+    ]:
         tensor = to_tensor(image, shape)
         assert tensor.shape == shape and tensor.abs().max() <= 1
         assert np.array_equal(to_images(tensor.reshape(1, 1, -1), shape)[0], image)
@@ -251,7 +264,8 @@ def test_frechet_is_the_formula_with_a_matrix_root():
     first, second = draw.normal(0, 1, (300, 5)), draw.normal(1, 2, (200, 5)) @ draw.normal(0, 1, (5, 5))
     spreads = [np.cov(rows, rowvar=False, bias=True) for rows in (first, second)]
     expected = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(
-        spreads[0] + spreads[1] - 2 * sqrtm(spreads[0] @ spreads[1]).real)
+        spreads[0] + spreads[1] - 2 * sqrtm(spreads[0] @ spreads[1]).real
+    )
     assert frechet(first, second) == pytest.approx(expected, rel=1e-9)
     assert frechet(first, first) == pytest.approx(0, abs=1e-9)
     assert frechet(first[:1], second[:1]) == pytest.approx(((first[0] - second[0]) ** 2).sum())

@@ -1,6 +1,7 @@
 """Pictures: our ConvNet and folders of transformers (ViT, ResNet, MobileNetV2, Swin), all tiny and random."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ def same_tensors(one, other):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def watched(blocks):
+    """A dict that the next forward pass fills with what each block puts out."""
+    found = {}
+    for name, (block, _) in blocks.items():
+        block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
+    return found
+
+
 @pytest.fixture(scope="module")
 def toy():
     return FAMILY.toy(64, 0)
@@ -45,20 +54,35 @@ ARCHITECTURES = ("ViT", "ResNet", "MobileNetV2", "Swin")
 
 def design(name):
     import transformers
+
     sizes = {
-        "ViT": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-                "image_size": 16, "patch_size": 8},
+        "ViT": {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "image_size": 16,
+            "patch_size": 8,
+        },
         "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
         "MobileNetV2": {"depth_multiplier": 0.25, "image_size": 16},
-        "Swin": {"image_size": 16, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2],
-                 "window_size": 2},
+        "Swin": {
+            "image_size": 16,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "window_size": 2,
+        },
     }[name]
-    return getattr(transformers, f"{name}Config")(**sizes, num_labels=3, id2label={0: "a", 1: "b", 2: "c"},
-                                                  label2id={"a": 0, "b": 1, "c": 2})
+    return getattr(transformers, f"{name}Config")(
+        **sizes, num_labels=3, id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2}
+    )
 
 
 def write_folder(name, folder, kind="AutoModelForImageClassification"):
     import transformers
+
     torch.manual_seed(0)
     net = getattr(transformers, kind).from_config(design(name)).eval()
     net.save_pretrained(folder)
@@ -130,12 +154,17 @@ def test_sample_does_not_look_at_the_answer(own, toy):
     blind = [{"image": record["image"], "note": "kept"} for record in records]
     with torch.no_grad():
         answers = FAMILY.sample(net, assets, blind, Generators(0, range(5)))
-        assert [a["label"] for a in FAMILY.sample(net, assets, records, Generators(0, range(5)))] == \
-            [a["label"] for a in answers]
+        assert [a["label"] for a in FAMILY.sample(net, assets, records, Generators(0, range(5)))] == [
+            a["label"] for a in answers
+        ]
     assert answers[0]["note"] == "kept" and "label" not in blind[0]
     assert sum(answers[0]["label_scores"].values()) == pytest.approx(1, abs=1e-5)
-    assert set(FAMILY.score(records[:1], answers[:1], assets)) == \
-        {"accuracy", "macro_f1", "log_loss", "calibration_error"}
+    assert set(FAMILY.score(records[:1], answers[:1], assets)) == {
+        "accuracy",
+        "macro_f1",
+        "log_loss",
+        "calibration_error",
+    }
 
 
 def test_scores_equal_scikit_learn():
@@ -163,6 +192,7 @@ def test_like(own, foreign):
 def check_like(net, assets):
     def count(net):
         return sum(value.numel() for value in net.parameters())
+
     twin = FAMILY.like(net, assets, 1, generator())[0]
     assert [value.shape for value in twin.parameters()] == [value.shape for value in net.parameters()]
     half, same = FAMILY.like(net, assets, 0.5, generator())
@@ -173,13 +203,10 @@ def check_like(net, assets):
 
 
 def test_blocks_put_out_what_they_say(own, foreign):
-    for net, assets in (own, FAMILY.read(foreign[1], False)):
-        found, blocks = {}, FAMILY.blocks(net)
-        handles = [block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
-                   for name, (block, _) in blocks.items()]
+    for net, assets in (deepcopy(own), FAMILY.read(foreign[1], False)):
+        blocks = FAMILY.blocks(net)
+        found = watched(blocks)
         FAMILY.outputs(net, batch_of([{assets.question: picture(1)}] * 2, assets))
-        for handle in handles:
-            handle.remove()
         assert len(found) == len(blocks) >= 2
         for name, (_, axis) in blocks.items():
             out = found[name][0] if isinstance(found[name], tuple) else found[name]
@@ -188,6 +215,7 @@ def test_blocks_put_out_what_they_say(own, foreign):
 
 def test_foreign_round_trip(foreign, tmp_path):
     from transformers import AutoImageProcessor, AutoModelForImageClassification
+
     original, folder = foreign
     assert FAMILY.claims(folder)
     net, assets = FAMILY.read(folder, False)
@@ -227,8 +255,7 @@ def test_a_missing_tensor_is_named(foreign, tmp_path):
     lost = next(name for name in sorted(tensors) if "classifier" not in name and name.endswith("weight"))
     del tensors[lost]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    for wrong in (lambda: FAMILY.read(tmp_path, False),
-                  lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
+    for wrong in (lambda: FAMILY.read(tmp_path, False), lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
         with pytest.raises(BadInput, match="missing tensor"):
             wrong()
 
@@ -268,8 +295,7 @@ def test_adopt_a_bare_body(name, toy, tmp_path):
     (one, assets), (other, _) = (FAMILY.adopt(tmp_path / "bare", toy, generator(3)) for _ in range(2))
     assert assets.labels == ("lying", "standing") and same_tensors(one, other)
     kept = getattr(one, one.base_model_prefix).state_dict()
-    assert all(torch.equal(kept[key], value) for key, value in body.state_dict().items()
-               if "pooler" not in key)
+    assert all(torch.equal(kept[key], value) for key, value in body.state_dict().items() if "pooler" not in key)
     FAMILY.write(one, assets, tmp_path / "new", True)
     again, same = FAMILY.read(tmp_path / "new", False)
     assert same == assets and same_tensors(again, one)
@@ -279,30 +305,38 @@ def test_fields_are_remembered(toy, tmp_path):
     rows = [{"photo": record["image"], "shape": record["label"]} for record in toy]
     records = records_of(rows, {"photo": "image", "shape": "category"}, "shape")
     write_folder("ViT", tmp_path / "vit")
-    for place, (net, assets) in {"a": FAMILY.start(FAMILY.tiny(), records, generator()),
-                                 "b": FAMILY.adopt(tmp_path / "vit", records, generator())}.items():
+    for place, (net, assets) in {
+        "a": FAMILY.start(FAMILY.tiny(), records, generator()),
+        "b": FAMILY.adopt(tmp_path / "vit", records, generator()),
+    }.items():
         FAMILY.write(net, assets, tmp_path / place, True)
-        assert FAMILY.fields(FAMILY.read(tmp_path / place, False)[1]) == \
-            ({"photo": "image"}, ("shape", "category"))
+        assert FAMILY.fields(FAMILY.read(tmp_path / place, False)[1]) == ({"photo": "image"}, ("shape", "category"))
 
 
 def test_adopt_our_own(own, toy, tmp_path):
     net, assets = own
     FAMILY.write(net, assets, tmp_path, True)
     rows = [{"image": record["image"], "label": str(i % 5)} for i, record in enumerate(toy)]
-    new, learnt = FAMILY.adopt(tmp_path, records_of(rows, {"image": "image", "label": "category"}, "label"),
-                               generator())
+    new, learnt = FAMILY.adopt(
+        tmp_path, records_of(rows, {"image": "image", "label": "category"}, "label"), generator()
+    )
     assert learnt.labels == ("0", "1", "2", "3", "4") and new.head.out_features == 5
     assert torch.equal(new.stem.weight, net.stem.weight) and learnt.pixels == assets.pixels
 
 
-@pytest.mark.parametrize(("size", "channels", "config", "stages"), [
-    ((8, 8), 1, {}, 2), ((28, 28), 1, {"width": 16}, 3), ((32, 32), 3, {"depth": 2, "width": 8}, 4),
-    ((300, 200), 3, {"width": 8}, 4), ((1, 5), 1, {"width": 8}, 1)])
+@pytest.mark.parametrize(
+    ("size", "channels", "config", "stages"),
+    [
+        ((8, 8), 1, {}, 2),
+        ((28, 28), 1, {"width": 16}, 3),
+        ((32, 32), 3, {"depth": 2, "width": 8}, 4),
+        ((300, 200), 3, {"width": 8}, 4),
+        ((1, 5), 1, {"width": 8}, 1),
+    ],
+)
 def test_own_net_fits_the_pictures(size, channels, config, stages):
     rows = [{"image": picture(i, size, channels), "label": i % 2} for i in range(4)]
-    net, assets = FAMILY.start(config, records_of(rows, {"image": "image", "label": "number"}, "label"),
-                               generator())
+    net, assets = FAMILY.start(config, records_of(rows, {"image": "image", "label": "number"}, "label"), generator())
     assert len(net.blocks) == stages * net.design.depth and assets.labels == ("0", "1")
     other = [{"image": picture(9, (12, 7), 4 - channels)}, rows[0]]
     batch = batch_of(other, assets)
@@ -327,8 +361,7 @@ def test_faulty_own_folders(own, tmp_path):
     net, assets = own
     FAMILY.write(net, assets, tmp_path, True)
     good = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({"width": 10**9}, {"labels": ["a"]}, {"image_std": [0.0]}, {"fields": 3},
-                  {"channels": None}):
+    for wrong in ({"width": 10**9}, {"labels": ["a"]}, {"image_std": [0.0]}, {"fields": 3}, {"channels": None}):
         (tmp_path / "config.json").write_text(json.dumps(good | wrong))
         with pytest.raises(BadInput):
             FAMILY.read(tmp_path, False)

@@ -26,9 +26,10 @@ def make(config: dict | None = None, records: Records | None = None):
 def houses(n: int, number: int = 0) -> Records:
     """A number for an answer, far from zero and with a spread far from one."""
     draw = np.random.default_rng(number)
-    rows = [{"rooms": float(rooms), "town": str(town), "note": "",
-             "price": 1e5 * (3 + rooms / 2 + (town == "A"))}
-            for rooms, town in zip(draw.uniform(1, 6, n), draw.choice(["A", "B"], n))]
+    rows = [
+        {"rooms": float(rooms), "town": str(town), "note": "", "price": 1e5 * (3 + rooms / 2 + (town == "A"))}
+        for rooms, town in zip(draw.uniform(1, 6, n), draw.choice(["A", "B"], n))
+    ]
     fields = {"rooms": "number", "town": "category", "note": "text", "price": "number"}
     return records_of(rows, fields, "price")
 
@@ -133,7 +134,7 @@ def test_auc_of_many_classes_and_ties():
 def test_filled_bins_are_the_place_among_the_edges():
     records = houses(50)
     net, table = make(records=records)
-    shares = net.features(FAMILY.collate(records, table, [])).detach()[:, 2:2 + len(net.lower)].sum(1)
+    shares = net.features(FAMILY.collate(records, table, [])).detach()[:, 2 : 2 + len(net.lower)].sum(1)
     edges = table.numbers[0].edges
     expected = np.interp([r["rooms"] for r in records], edges, np.arange(len(edges)))
     np.testing.assert_allclose(shares, expected, atol=1e-4)
@@ -145,11 +146,20 @@ def test_bins_see_past_a_value_that_most_rows_share():
 
 
 def test_values_that_are_missing_unseen_or_of_another_type():
-    records = records_of([{"x": float(i), "c": str(i % 3), "y": "ab"[i % 2]} for i in range(12)],
-                         {"x": "number", "c": "category", "y": "category"}, "y")
+    records = records_of(
+        [{"x": float(i), "c": str(i % 3), "y": "ab"[i % 2]} for i in range(12)],
+        {"x": "number", "c": "category", "y": "category"},
+        "y",
+    )
     _, table = make(records=records)
-    odd = [{"x": None, "c": None}, {"x": float("nan"), "c": float("nan")}, {"x": float("inf"), "c": "?"}, {},
-           {"x": 1, "c": 2.0}, {"x": 1e300, "c": 2}]
+    odd = [
+        {"x": None, "c": None},
+        {"x": float("nan"), "c": float("nan")},
+        {"x": float("inf"), "c": "?"},
+        {},
+        {"x": 1, "c": 2.0},
+        {"x": 1e300, "c": 2},
+    ]
     batch = FAMILY.collate(odd, table, [])
     assert batch.keys() == {"numbers", "missing", "codes"}
     assert batch["codes"][:, 0].tolist() == [0, 0, 1, 0, 4, 4]
@@ -227,9 +237,18 @@ def test_adopt_keeps_the_body(tmp_path: Path):
         FAMILY.adopt(tmp_path / "nothing", records, seed(1))
 
 
-@pytest.mark.parametrize("change", [
-    {"width": "wide"}, {"layers": 10**9}, {"dropout": 1.5}, {"table": []}, {"table": {"columns": []}},
-    {"width": 8}, {"embedding": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"width": "wide"},
+        {"layers": 10**9},
+        {"dropout": 1.5},
+        {"table": []},
+        {"table": {"columns": []}},
+        {"width": 8},
+        {"embedding": None},
+    ],
+)
 def test_malformed_config_is_bad_input(change: dict, tmp_path: Path):
     net, table = make()
     FAMILY.write(net, table, tmp_path, True)
@@ -239,9 +258,10 @@ def test_malformed_config_is_bad_input(change: dict, tmp_path: Path):
         FAMILY.read(tmp_path, False)
 
 
-@pytest.mark.parametrize("column", [
-    {"scale": 0.0}, {"mean": float("nan")}, {"edges": [2, 1]}, {"kind": "text"}, {"edges": "ab"},
-    {"name": "weight"}])
+@pytest.mark.parametrize(
+    "column",
+    [{"scale": 0.0}, {"mean": float("nan")}, {"edges": [2, 1]}, {"kind": "text"}, {"edges": "ab"}, {"name": "weight"}],
+)
 def test_malformed_table_is_bad_input(column: dict, tmp_path: Path):
     net, table = make()
     FAMILY.write(net, table, tmp_path, True)
@@ -279,8 +299,7 @@ def test_outputs_can_be_traced_for_any_number_of_records():
         def forward(self, batch):
             return FAMILY.outputs(self.net, batch)
 
-    batch, other = (FAMILY.collate([{**row, "label": None} for row in FAMILY.toy(n, 0)], table, [])
-                    for n in (6, 9))
+    batch, other = (FAMILY.collate([{**row, "label": None} for row in FAMILY.toy(n, 0)], table, []) for n in (6, 9))
     rows = {name: {0: torch.export.Dim("rows", min=1)} for name in batch}
     program = torch.export.export(Wrapped(), (batch,), dynamic_shapes={"batch": rows})
     torch.testing.assert_close(program.module()(other), FAMILY.outputs(net, other))

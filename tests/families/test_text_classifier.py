@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -32,6 +33,14 @@ def same_tensors(one, other):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def watched(blocks):
+    """A dict that the next forward pass fills with what each block puts out."""
+    found = {}
+    for name, (block, _) in blocks.items():
+        block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
+    return found
+
+
 @pytest.fixture(scope="module")
 def toy():
     return FAMILY.toy(64, 0)
@@ -48,15 +57,21 @@ ARCHITECTURES = ("Bert", "Roberta", "DistilBert")
 def write_folder(name, folder, kind="ForSequenceClassification"):
     """A random net of three labels with a tokenizer learnt from TEXTS."""
     import transformers
+
     tokenizer = text_classifier.learn_tokenizer(iter(TEXTS * 3), 120, 24)
     bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    sizes = {"Bert": bert, "Roberta": bert,
-             "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}}
+    sizes = {"Bert": bert, "Roberta": bert, "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}}
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(
-        **sizes[name], vocab_size=len(tokenizer), max_position_embeddings=24 + (name == "Roberta"),
-        pad_token_id=0, bos_token_id=2, eos_token_id=3, id2label={0: "a", 1: "b", 2: "c"},
-        label2id={"a": 0, "b": 1, "c": 2})
+        **sizes[name],
+        vocab_size=len(tokenizer),
+        max_position_embeddings=24 + (name == "Roberta"),
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        id2label={0: "a", 1: "b", 2: "c"},
+        label2id={"a": 0, "b": 1, "c": 2},
+    )
     net = getattr(transformers, name + kind)(config).eval()
     net.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -72,6 +87,7 @@ def foreign(request, tmp_path_factory):
 def check_library_opens(folder, net, assets):
     """transformers' own loaders find every tensor and answer alike."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
     library, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, return_tensors="pt")
@@ -87,7 +103,7 @@ def test_own_round_trip(own, tmp_path):
     assert FAMILY.claims(tmp_path)
     again, same = FAMILY.read(tmp_path, False)
     assert same == assets and same_tensors(net, again) and same.labels == ("kind", "unkind")
-    assert (same.tokenizer.backend_tokenizer.to_str() == assets.tokenizer.backend_tokenizer.to_str())
+    assert same.tokenizer.backend_tokenizer.to_str() == assets.tokenizer.backend_tokenizer.to_str()
     check_library_opens(tmp_path, net, assets)
     assert hub.read_json(tmp_path / "config.json")["id2label"] == {"0": "kind", "1": "unkind"}
     assert FAMILY.read(tmp_path, True)[0].state_dict().keys() == net.state_dict().keys()
@@ -109,8 +125,10 @@ def test_start_is_reproducible(toy):
 
 
 def test_vocabulary_is_the_same_in_another_process(own):
-    code = ("from onnuri.families.text_classifier import FAMILY as F; import torch;"
-            "print(F.start(F.tiny(), F.toy(64, 0), torch.Generator())[1].digest)")
+    code = (
+        "from onnuri.families.text_classifier import FAMILY as F; import torch;"
+        "print(F.start(F.tiny(), F.toy(64, 0), torch.Generator())[1].digest)"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == own[1].digest
 
@@ -181,8 +199,7 @@ def test_a_missing_tensor_is_named(foreign, tmp_path):
     lost = next(name for name in sorted(tensors) if ".0." in name and name.endswith("weight"))
     del tensors[lost]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    for wrong in (lambda: FAMILY.read(tmp_path, False),
-                  lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
+    for wrong in (lambda: FAMILY.read(tmp_path, False), lambda: FAMILY.adopt(tmp_path, FAMILY.toy(8, 0), generator())):
         with pytest.raises(BadInput, match=lost.replace(".", r"\.")):
             wrong()
 
@@ -190,9 +207,15 @@ def test_a_missing_tensor_is_named(foreign, tmp_path):
 def test_faulty_folders(tmp_path):
     net = write_folder("Bert", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({"problem_type": "multi_label_classification"}, {"problem_type": "regression"},
-                  {"id2label": {"0": "a"}}, {"id2label": {"0": "a", "5": "b", "6": "c"}},
-                  {"onnuri_fields": 3}, {"vocab_size": 20}, {"hidden_size": 12}):
+    for wrong in (
+        {"problem_type": "multi_label_classification"},
+        {"problem_type": "regression"},
+        {"id2label": {"0": "a"}},
+        {"id2label": {"0": "a", "5": "b", "6": "c"}},
+        {"onnuri_fields": 3},
+        {"vocab_size": 20},
+        {"hidden_size": 12},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(config | wrong))
         with pytest.raises(BadInput):
             FAMILY.read(tmp_path, False)
@@ -208,9 +231,16 @@ def test_faulty_folders(tmp_path):
         FAMILY.read(tmp_path, False)
 
 
-@pytest.mark.parametrize(("name", "kind"), [
-    ("Bert", "Model"), ("Bert", "ForMaskedLM"), ("Roberta", "ForMaskedLM"), ("DistilBert", "Model"),
-    ("DistilBert", "ForMaskedLM")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Bert", "Model"),
+        ("Bert", "ForMaskedLM"),
+        ("Roberta", "ForMaskedLM"),
+        ("DistilBert", "Model"),
+        ("DistilBert", "ForMaskedLM"),
+    ],
+)
 def test_adopt_a_body(name, kind, toy, tmp_path):
     body = write_folder(name, tmp_path / "bare", kind)
     assert not FAMILY.claims(tmp_path / "bare")
@@ -220,8 +250,9 @@ def test_adopt_a_body(name, kind, toy, tmp_path):
     assert assets.labels == ("kind", "unkind") and same_tensors(one, other)
     kept, prefix = one.state_dict(), "" if kind == "ForMaskedLM" else f"{one.base_model_prefix}."
     inside = [key for key in body.state_dict() if (prefix + key).startswith(f"{one.base_model_prefix}.")]
-    assert inside and all(torch.equal(kept[prefix + key], body.state_dict()[key])
-                          for key in inside if prefix + key in kept)
+    assert inside and all(
+        torch.equal(kept[prefix + key], body.state_dict()[key]) for key in inside if prefix + key in kept
+    )
     FAMILY.write(one, assets, tmp_path / "new", True)
     again, same = FAMILY.read(tmp_path / "new", False)
     assert same == assets and same_tensors(again, one)
@@ -239,13 +270,10 @@ def test_like(own, foreign):
 
 
 def test_blocks_put_out_what_they_say(own, foreign):
-    for net, assets in (own, FAMILY.read(foreign[1], False)):
-        found, blocks = {}, FAMILY.blocks(net)
-        handles = [block.register_forward_hook(lambda _, given, out, name=name: found.update({name: out}))
-                   for name, (block, _) in blocks.items()]
+    for net, assets in (deepcopy(own), FAMILY.read(foreign[1], False)):
+        blocks = FAMILY.blocks(net)
+        found = watched(blocks)
         FAMILY.outputs(net, batch_of([{assets.question: "x"}] * 2, assets))
-        for handle in handles:
-            handle.remove()
         assert len(found) == len(blocks) >= 2 and {axis for _, axis in blocks.values()} == {-1}
 
 
@@ -281,6 +309,6 @@ def test_outputs_can_be_exported(own, toy):
 
     batch = questions(toy[:3])
     size = {0: torch.export.Dim("B"), 1: torch.export.Dim("T", max=assets.max_length)}
-    program = torch.export.export(Whole(), (batch,), dynamic_shapes=({name: size for name in batch},))
+    program = torch.export.export(Whole(), (batch,), dynamic_shapes=(dict.fromkeys(batch, size),))
     more = batch_of([{"text": text} for text in TEXTS + TEXTS], assets)
     assert torch.allclose(program.module()(more)[0], FAMILY.outputs(net, more)[0], atol=1e-5)

@@ -17,8 +17,7 @@ import inspect
 import json
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +31,8 @@ from torch.utils.checkpoint import checkpoint
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Batch, Family, Outputs, Session, on_any_runtime
-from ..hub import check_report, guarded, hub_blocks, merged, peek, read_hub, write_hub
+from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
+from . import widths
 
 HEADS = ("ForCausalLM", "LMHeadModel")
 PROMPTS = ("prompt", "question", "instruction")
@@ -40,12 +40,26 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 IGNORE = -100  # the label of transformers for a token that is not asked for
 CHUNK = 2**24  # logits in float32 at once: 64 MiB
 TOKENIZER_TEXTS = 200_000  # more of them no longer change the merges that matter
-DEFAULTS = {"hidden_size": 256, "num_layers": 4, "num_heads": 4, "vocab_size": 4096, "max_length": 256,
-            "experts": 0, "tie_embeddings": True, "max_new_tokens": 64}
-LEAST = {"hidden_size": 2, "num_layers": 1, "num_heads": 1, "vocab_size": 258, "max_length": 2, "experts": 0,
-         "max_new_tokens": 1}
+DEFAULTS = {
+    "hidden_size": 256,
+    "num_layers": 4,
+    "num_heads": 4,
+    "vocab_size": 4096,
+    "max_length": 256,
+    "experts": 0,
+    "tie_embeddings": True,
+    "max_new_tokens": 64,
+}
+LEAST = {
+    "hidden_size": 2,
+    "num_layers": 1,
+    "num_heads": 1,
+    "vocab_size": 258,
+    "max_length": 2,
+    "experts": 0,
+    "max_new_tokens": 1,
+}
 NOTES = {"answer": "text", "prompt": "", "max_length": 1024, "max_new_tokens": 64}
-WIDTHS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner", "d_ff", "lora_rank", "embed_proj_dim")
 
 
 @dataclass(frozen=True)
@@ -73,26 +87,29 @@ class Assets:
 
 # ---------------------------------------------------------------------------------------------------- folders
 
+
 def claims(folder: Path) -> bool:
     names = peek(folder).get("architectures")
     return isinstance(names, list) and any(str(name).endswith(HEADS) for name in names[:1])
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    net: Any = read_hub(AutoModelForCausalLM, folder, empty)
-    if empty and (folder / "generation_config.json").exists():
-        net.generation_config = guarded(GenerationConfig.from_pretrained, folder, local_files_only=True)
+    from transformers import AutoModelForCausalLM
+
+    net = read_hub(AutoModelForCausalLM, folder, empty)
     return net, assets_beside(net, folder)
 
 
 def assets_beside(net: Any, folder: Path) -> Assets:
     """The tokenizer of `folder`, and what we noted in its config; BadInput where a note is malformed."""
     from transformers import AutoTokenizer
+
     noted = getattr(net.config, "onnuri_fields", {})
     if not isinstance(noted, dict) or not all(fits(name, value) for name, value in noted.items()):
-        raise BadInput(f"{folder}/config.json: onnuri_fields is malformed: {noted!r}",
-                       hint=f"delete it, or write it like {json.dumps(NOTES)}")
+        raise BadInput(
+            f"{folder}/config.json: onnuri_fields is malformed: {noted!r}",
+            hint=f"delete it, or write it like {json.dumps(NOTES)}",
+        )
     longest = getattr(net.config, "max_position_embeddings", None) or math.inf
     noted = NOTES | noted
     noted["max_length"] = min(noted["max_length"], longest)
@@ -108,8 +125,10 @@ def with_tokenizer(net: Any, tokenizer: Any, noted: dict) -> Assets:
     """The assets; BadInput when the tokenizer has a token that the net does not embed."""
     rows, tokens = net.get_input_embeddings().weight.shape[0], sorted(tokenizer.get_vocab().items())
     if not tokens or max(number for _, number in tokens) >= rows:
-        raise BadInput(f"the tokenizer has {len(tokens)} tokens, but the net embeds {rows}",
-                       hint="put the tokenizer of this very model into the folder")
+        raise BadInput(
+            f"the tokenizer has {len(tokens)} tokens, but the net embeds {rows}",
+            hint="put the tokenizer of this very model into the folder",
+        )
     stops = net.generation_config.eos_token_id if net.can_generate() else None
     stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
     digest = hashlib.sha256(json.dumps([rows, tokens]).encode()).hexdigest()
@@ -118,33 +137,46 @@ def with_tokenizer(net: Any, tokenizer: Any, noted: dict) -> Assets:
 
 def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
     net.config.onnuri_fields = {name: getattr(assets, name) for name in NOTES}
-    # save_pretrained notes these two itself, but only when it writes the weights
-    net.config.architectures, net.config.dtype = [type(net).__name__], net.dtype
     write_hub(net, folder, weights)
     assets.tokenizer.save_pretrained(folder)
 
 
 # ------------------------------------------------------------------------------------------------- new models
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    from transformers import AutoModelForCausalLM
+
     settings = checked(merged(DEFAULTS, config))
     answer, prompt = columns_of(records)
     tokenizer = train_tokenizer(records, {prompt, answer} - {""}, settings)
-    net = fresh(design(settings, tokenizer), generator, torch.float32)
-    return net, with_tokenizer(net, tokenizer, {
-        "answer": answer, "prompt": prompt, "max_length": settings["max_length"],
-        "max_new_tokens": settings["max_new_tokens"]})
+    net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
+    return net, with_tokenizer(
+        net,
+        tokenizer,
+        {
+            "answer": answer,
+            "prompt": prompt,
+            "max_length": settings["max_length"],
+            "max_new_tokens": settings["max_new_tokens"],
+        },
+    )
 
 
 def checked(settings: dict) -> dict:
     """The settings, or BadSettings with all that is out of range."""
-    faults = [f"'{name}' must be a whole number from {low} up, found {settings[name]!r}"
-              for name, low in LEAST.items() if not isinstance(settings[name], int) or settings[name] < low]
+    faults = [
+        f"'{name}' must be a whole number from {low} up, found {settings[name]!r}"
+        for name, low in LEAST.items()
+        if not isinstance(settings[name], int) or settings[name] < low
+    ]
     # rotary positions turn pairs; the grouped product of experts reads 16 bytes at a time
     step = 1 if faults else math.lcm(2 * settings["num_heads"], 8 if settings["experts"] else 1)
     if not faults and settings["hidden_size"] % step:
-        faults.append(f"'hidden_size' must be a multiple of {step} with {settings['num_heads']} heads and "
-                      f"{settings['experts']} experts, found {settings['hidden_size']}")
+        faults.append(
+            f"'hidden_size' must be a multiple of {step} with {settings['num_heads']} heads and "
+            f"{settings['experts']} experts, found {settings['hidden_size']}"
+        )
     if settings["experts"] == 1:
         faults.append("'experts' must be 0, or 2 and more, since each token asks two of them; found 1")
     if faults:
@@ -159,8 +191,9 @@ def columns_of(records: Records) -> tuple[str, str]:
     prompts = [name for name in PROMPTS if name in texts and name != records.answer]
     choices = [name for name in (records.answer, "text", *texts) if name in texts and name not in prompts]
     if not choices:
-        raise BadInput(f"no column holds the text to learn: {', '.join(records.fields)}",
-                       hint="--fields NAME=text --answer NAME")
+        raise BadInput(
+            f"no column holds the text to learn: {', '.join(records.fields)}", hint="--fields NAME=text --answer NAME"
+        )
     return choices[0], prompts[0] if prompts else ""
 
 
@@ -169,69 +202,59 @@ def train_tokenizer(records: Records, names: set[str], settings: dict) -> Any:
     it went in. END stands before each text, so that its first token is predicted too."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
+
     bpe: Any = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=settings["vocab_size"], special_tokens=[END, PAD], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    some = records[::math.ceil(len(records) / TOKENIZER_TEXTS)]
+        vocab_size=settings["vocab_size"],
+        special_tokens=[END, PAD],
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    some = records[:: math.ceil(len(records) / TOKENIZER_TEXTS)]
     bpe.train_from_iterator((record[name] or "" for record in some for name in sorted(names)), trainer)
     bpe.post_processor = processors.TemplateProcessing(
-        single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, bpe.token_to_id(END))])
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD,
-                                   model_max_length=settings["max_length"])
+        single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, bpe.token_to_id(END))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=settings["max_length"]
+    )
 
 
 def design(settings: dict, tokenizer: Any) -> Any:
     """The config for transformers. The feed-forward width is Llama's 8/3 of the hidden, rounded up to 16."""
     from transformers import LlamaConfig, MixtralConfig
+
     common = {
-        "vocab_size": len(tokenizer), "max_position_embeddings": settings["max_length"],
-        "hidden_size": settings["hidden_size"], "num_hidden_layers": settings["num_layers"],
-        "num_attention_heads": settings["num_heads"], "num_key_value_heads": settings["num_heads"],
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": settings["max_length"],
+        "hidden_size": settings["hidden_size"],
+        "num_hidden_layers": settings["num_layers"],
+        "num_attention_heads": settings["num_heads"],
+        "num_key_value_heads": settings["num_heads"],
         "intermediate_size": 16 * math.ceil(settings["hidden_size"] / 6),
-        "tie_word_embeddings": bool(settings["tie_embeddings"]), "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        "tie_word_embeddings": bool(settings["tie_embeddings"]),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     if settings["experts"]:
         return MixtralConfig(**common, num_local_experts=settings["experts"], num_experts_per_tok=2)
     return LlamaConfig(**common)
 
 
-@contextmanager
-def seeded(generator: torch.Generator) -> Iterator[None]:
-    """The global random state follows from `generator` inside and is as before afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        yield
-
-
-def fresh(config: Any, generator: torch.Generator, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-    with seeded(generator):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-
-
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A decoder's body with a new head over its own tokenizer; a folder of mine is simply read. The columns
     are those of the records. Refusal for a net that reads in both directions."""
-    net = read(folder, False)[0] if claims(folder) else with_new_head(folder, generator)
+    from transformers import AutoModelForCausalLM
+
+    net: Any = read(folder, False)[0] if claims(folder) else adopt_hub(AutoModelForCausalLM, folder, generator)
     require_causal(net)
+    if not claims(folder):
+        net.config.onnuri_fields = {}  # the columns of another family
     answer, prompt = columns_of(records)
     return net, replace(assets_beside(net, folder), answer=answer, prompt=prompt)
-
-
-def with_new_head(folder: Path, generator: torch.Generator) -> nn.Module:
-    """BadInput where a tensor of the body is missing, left over or unlike; adopt_hub passes the last two."""
-    from transformers import AutoModelForCausalLM
-    with seeded(generator):
-        net, report = guarded(AutoModelForCausalLM.from_pretrained, folder, use_safetensors=True,
-                              local_files_only=True, output_loading_info=True)
-    check_report({kind: [name for name in report[kind] if name.startswith(f"{net.base_model_prefix}.")
-                         or any(part.isdigit() for part in name.split("."))]
-                  for kind in ("missing_keys", "unexpected_keys")}, folder)
-    net.config.onnuri_fields = {}  # the columns of another family
-    return net.eval()
 
 
 @torch.no_grad()
@@ -241,72 +264,28 @@ def require_causal(net: nn.Module) -> None:
     rounding = max(1e-5, 4 * torch.finfo(values.dtype).eps)
     one, other = values.float()
     if (one - other).abs().max() > rounding * one.abs().max():
-        raise Refusal("this net reads a text in both directions, so it cannot learn to continue one",
-                      "the folder of a decoder, or train this one as a text_classifier")
+        raise Refusal(
+            "this net reads a text in both directions, so it cannot learn to continue one",
+            "the folder of a decoder, or train this one as a text_classifier",
+        )
 
-
-# ---------------------------------------------------------------------------------------------- other widths
 
 def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """Refusal when the config does not state its widths by the usual names."""
-    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
+    other = widths.fresh(AutoModelForCausalLM, net.config, scale, generator, net.dtype)
+    widths.require_scaled(net, other, scale)
     try:
-        other = fresh(scaled(net.config, scale), generator, net.dtype)
         require_causal(other)  # does it run at all?
-    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError, StrictDataclassError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise cannot_scale(f"with other widths it does not run: {why}") from error
-    if scale != 1 and (other.num_parameters() < net.num_parameters()) != (scale < 1):
-        raise cannot_scale("its config does not state its widths")
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise widths.cannot_scale(f"with other widths it does not run: {str(error).splitlines()[0]}") from error
     other.generation_config = deepcopy(net.generation_config)
     return other, assets
 
 
-def cannot_scale(why: str) -> Refusal:
-    return Refusal(f"this design cannot be scaled: {why}", "scale 1, or start one with another hidden_size")
-
-
-def scaled(config: Any, scale: float) -> Any:
-    """A copy with every width times `scale`. Heads keep their width as long as their number can give way;
-    key-value heads keep dividing them."""
-    config = deepcopy(config)
-    hidden, heads = known(config, "hidden_size"), known(config, "num_attention_heads")
-    if scale == 1:
-        return config
-    if not hidden:
-        raise cannot_scale("its config has no hidden_size")
-    for name in [name for name in config.to_dict() if name.endswith(WIDTHS) and known(config, name)]:
-        setattr(config, name, times(known(config, name), scale))
-    if not heads:
-        config.hidden_size = times(hidden, scale)
-        return config
-    count, width = max(1, round(heads * scale)), known(config, "head_dim") or hidden // heads
-    grain = math.gcd(hidden, 8)
-    step = math.lcm(2, grain // math.gcd(grain, count))  # even heads, and a hidden size as round as before
-    new_width = step * max(1, round(width * heads * scale / count / step))
-    config.hidden_size = count * new_width if hidden == heads * width else times(hidden, scale)
-    config.num_attention_heads = count
-    if "head_dim" in config.to_dict():
-        config.head_dim = new_width
-    if groups := known(config, "num_key_value_heads"):
-        wanted = max(1, round(groups * scale))
-        config.num_key_value_heads = max(n for n in range(1, wanted + 1) if count % n == 0)
-    return config
-
-
-def known(config: Any, name: str) -> int:
-    """A whole number of the config; 0 where it has none of that name."""
-    value = getattr(config, name, None)
-    return value if isinstance(value, int) else 0
-
-
-def times(width: int, scale: float) -> int:
-    """The width times `scale`, still a multiple of 8, 4 or 2 when it was one."""
-    step = math.gcd(width, 8)
-    return step * max(1, round(width * scale / step))
-
-
 # ---------------------------------------------------------------------------------------- records to numbers
+
 
 def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
     return ({assets.prompt: "text"} if assets.prompt else {}), (assets.answer, "text")
@@ -322,8 +301,7 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     if not answered:
         return batch | {"predicted": places == lengths - 1}
     asked = (places >= torch.tensor([[first] for _, first in coded])) & (places < lengths)
-    return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)),
-                    "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
+    return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)), "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
 
 
 def encode(record: Record, assets: Assets) -> tuple[list[int], int]:
@@ -332,7 +310,7 @@ def encode(record: Record, assets: Assets) -> tuple[list[int], int]:
     ids = ids if assets.end is None or ids[-1:] == [assets.end] else [*ids, assets.end]
     room = assets.max_length - min(len(ids), assets.max_length // 2)
     before = shortened(prompt_ids(record, assets), room) if assets.prompt else []
-    return [*before, *ids][:assets.max_length] or [assets.pad], max(1, len(before))
+    return [*before, *ids][: assets.max_length] or [assets.pad], max(1, len(before))
 
 
 def prompt_ids(record: Record, assets: Assets) -> list[int]:
@@ -344,7 +322,7 @@ def prompt_ids(record: Record, assets: Assets) -> list[int]:
 
 def shortened(ids: list[int], room: int) -> list[int]:
     """At most `room` tokens: the first, on which many models lean, and the latest."""
-    return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1:]]
+    return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]]
 
 
 def padded(sequences: list[list[int]], pad: int) -> Batch:
@@ -357,6 +335,7 @@ def padded(sequences: list[list[int]], pad: int) -> Batch:
 
 
 # ----------------------------------------------------------------------------------------------- predictions
+
 
 def logits_of(net: nn.Module, batch: Batch) -> Tensor:
     """(B, T, V). Positions go to the nets that take them; no cache is filled."""
@@ -393,16 +372,20 @@ def nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 # --------------------------------------------------------------------------------------------------- answers
 
-def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+
+def sample(
+    net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     """A record with its text keeps it and is judged: {"nll": nats, "tokens", "bytes", "correct": greedy
     hits}. One without is continued from its prompt, or from nothing: {"new_tokens", "finished"}."""
     told = [i for i, record in enumerate(records) if record.get(assets.answer)]
     asked = [i for i, record in enumerate(records) if not record.get(assets.answer)]
     found = dict(zip(told, judged(net, assets, [records[i] for i in told])))
     found |= dict(zip(asked, continued(net, assets, [records[i] for i in asked])))
-    return [{**record, assets.answer: found[i][0], f"{assets.answer}_scores": found[i][1]}
-            for i, record in enumerate(records)]
+    return [
+        {**record, assets.answer: found[i][0], f"{assets.answer}_scores": found[i][1]}
+        for i, record in enumerate(records)
+    ]
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -420,8 +403,10 @@ def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[
     hits = ((values.argmax(-1) == batch["input_ids"].roll(-1, 1)) & mask).sum(1).tolist()
     asked = [ids[ids != IGNORE].tolist() for ids in batch["labels"]]
     sizes = [len(decoded(ids, assets).encode()) for ids in asked]
-    return [(record[assets.answer], {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit})
-            for record, nll, ids, size, hit in zip(records, losses, asked, sizes, hits)]
+    return [
+        (record[assets.answer], {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit})
+        for record, nll, ids, size, hit in zip(records, losses, asked, sizes, hits)
+    ]
 
 
 def decoded(ids: list[int], assets: Assets) -> str:
@@ -435,8 +420,10 @@ def continued(net: nn.Module, assets: Assets, records: list[Record]) -> list[tup
     decode = decode_plainly if isinstance(net, Session) else decode_cached
     made = decode(net, assets, prompts, most)
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
-    return [(decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
-            for ids, end in zip(made, ends)]
+    return [
+        (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
+        for ids, end in zip(made, ends)
+    ]
 
 
 def decode_plainly(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
@@ -458,9 +445,16 @@ def decode_cached(net: Any, assets: Assets, prompts: list[list[int]], most: int)
     """The same by `generate` with its cache. Prompts of one length go together, so nothing is padded; what
     the folder's generation_config.json prefers is overruled."""
     from transformers import GenerationConfig
+
     greedy = GenerationConfig(
-        max_new_tokens=most, do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
-        eos_token_id=list(assets.stops) or None, pad_token_id=assets.pad)
+        max_new_tokens=most,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=list(assets.stops) or None,
+        pad_token_id=assets.pad,
+    )
     made: dict[int, list[int]] = {}
     for length in sorted({len(ids) for ids in prompts}):
         group = [i for i, ids in enumerate(prompts) if len(ids) == length]
@@ -473,32 +467,60 @@ def decode_cached(net: Any, assets: Assets, prompts: list[list[int]], most: int)
 def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
     """Over all tokens together, NaN where there is none: beside a continuation stands no truth."""
     found = [answer[f"{assets.answer}_scores"] for answer in answers]
-    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found)
-                               for name in ("nll", "tokens", "bytes", "correct"))
-    return {"bits_per_byte": nll / math.log(2) / size if size else math.nan,
-            "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
-            "next_token_accuracy": hits / tokens if tokens else math.nan}
+    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found) for name in ("nll", "tokens", "bytes", "correct"))
+    return {
+        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
+        "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
+        "next_token_accuracy": hits / tokens if tokens else math.nan,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ toys
 
+
 def tiny() -> dict:
-    return {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 320, "max_length": 48,
-            "max_new_tokens": 8}
+    return {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "vocab_size": 320,
+        "max_length": 48,
+        "max_new_tokens": 8,
+    }
 
 
 def toy(n: int, seed: int) -> Records:
     """Short sentences, English and Korean mixed, of few words in a fixed order."""
     draw = random.Random(seed)
-    words = (("고양이가", "the cat", "아이가", "a child"), ("집에서", "at home", "학교에서", "outside"),
-             ("잔다", "sleeps", "읽는다", "sings"))
+    words = (
+        ("고양이가", "the cat", "아이가", "a child"),
+        ("집에서", "at home", "학교에서", "outside"),
+        ("잔다", "sleeps", "읽는다", "sings"),
+    )
     rows = [{"text": " ".join(draw.choice(choices) for choices in words) + "."} for _ in range(n)]
     return records_of(rows, {"text": "text"}, "text")
 
 
 FAMILY = Family(
-    name="causal_lm", tag="text-generation", kind=lambda assets: "logits", claims=claims, read=read,
-    write=write, start=start, adopt=adopt, like=like, fields=fields, axis=lambda assets: assets.vocabulary,
-    collate=collate, loss=loss, outputs=outputs, sample=sample, score=score,
-    headline=lambda assets: ("bits_per_byte", "down"), players=lambda net: {"net": net}, blocks=hub_blocks,
-    tiny=tiny, toy=toy)
+    name="causal_lm",
+    tag="text-generation",
+    kind=lambda assets: "logits",
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=fields,
+    axis=lambda assets: assets.vocabulary,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=score,
+    headline=lambda assets: ("bits_per_byte", "down"),
+    players=lambda net: {"net": net},
+    blocks=hub_blocks,
+    tiny=tiny,
+    toy=toy,
+)

@@ -23,21 +23,35 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal, needs_extra
-from ..family import Batch, Family, Outputs, on_any_runtime
+from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 
 PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
-NOISE = ("prediction_type", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-         "rescale_betas_zero_snr")
+NOISE = (
+    "prediction_type",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
 """The entries of a scheduler that decide what a net's prediction means."""
 
 SAMPLING = "onnuri_sampling.json"
 """What the library's files have no place for: the column of images and the steps of sampling."""
 
-DEFAULTS = {"size": None, "channels": None, "width": 32, "layers": 2, "schedule": "squaredcos_cap_v2",
-            "timesteps": 1000, "steps": 50}
+DEFAULTS = {
+    "size": None,
+    "channels": None,
+    "width": 32,
+    "layers": 2,
+    "schedule": "squaredcos_cap_v2",
+    "timesteps": 1000,
+    "steps": 50,
+}
 """size (pixels a side, a multiple of 4) and channels (1 or 3) are taken from the first record where they are
 None; width: channels at full size; layers: residual blocks a stage; timesteps: of the noise schedule; steps:
 how many of them sampling visits."""
@@ -75,6 +89,7 @@ def public(config: Any) -> dict:
 
 # --------------------------------------------------------------------------------------------------- folders
 
+
 def claims(folder: Path) -> bool:
     return is_pipeline(folder) or hub.peek(folder).get("_class_name") == "UNet2DModel"
 
@@ -103,8 +118,9 @@ def read_unet(folder: Path, empty: bool) -> nn.Module:
     if empty:
         config = hub.guarded(unet.load_config, folder, local_files_only=True)
         return hub.guarded(lambda _: unet.from_config(config), folder).eval()
-    net, report = hub.guarded(unet.from_pretrained, folder, use_safetensors=True, local_files_only=True,
-                              output_loading_info=True)
+    net, report = hub.guarded(
+        unet.from_pretrained, folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
     hub.check_report(report, folder)
     return net.eval()
 
@@ -115,8 +131,7 @@ def check_scheduler(config: dict, folder: Path) -> None:
     if name not in SCHEDULERS:
         raise BadInput(f"{folder}: the scheduler {name!r} is not known; known: {', '.join(SCHEDULERS)}")
     if prediction not in PREDICTIONS:
-        raise BadInput(f"{folder}: the prediction_type {prediction!r} is not known; "
-                       f"known: {', '.join(PREDICTIONS)}")
+        raise BadInput(f"{folder}: the prediction_type {prediction!r} is not known; known: {', '.join(PREDICTIONS)}")
     hub.guarded(lambda _: library().DDIMScheduler.from_config(public(config)), folder)
 
 
@@ -128,8 +143,9 @@ def shape_of(net: Any, folder: Path) -> Shape:
     if config.class_embed_type is not None or config.num_class_embeds is not None:
         faults.append(f"{folder}: the UNet asks for a class; only unconditional ones are read")
     if config.out_channels != config.in_channels or config.in_channels not in (1, 3):
-        faults.append(f"{folder}: the UNet maps {config.in_channels} channels to {config.out_channels}; "
-                      "1 to 1 or 3 to 3 are read")
+        faults.append(
+            f"{folder}: the UNet maps {config.in_channels} channels to {config.out_channels}; 1 to 1 or 3 to 3 are read"
+        )
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         faults.append(f"{folder}: sample_size must be the pixels a side, found {size!r}")
     if faults:
@@ -142,8 +158,10 @@ def read_sampling(folder: Path) -> tuple[str, int]:
     found = hub.read_json(folder / SAMPLING) if (folder / SAMPLING).exists() else {}
     answer, steps = found.get("answer", "image"), found.get("steps", DEFAULTS["steps"])
     if not isinstance(answer, str) or type(steps) is not int or steps < 1:
-        raise BadInput(f"{folder / SAMPLING}: 'answer' must be a name and 'steps' a whole number above 0, "
-                       f"found {answer!r} and {steps!r}")
+        raise BadInput(
+            f"{folder / SAMPLING}: 'answer' must be a name and 'steps' a whole number above 0, "
+            f"found {answer!r} and {steps!r}"
+        )
     return answer, steps
 
 
@@ -168,6 +186,7 @@ def write_json(value: dict, path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------- making
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     settings, answer = hub.merged(DEFAULTS, config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
@@ -176,22 +195,36 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     version = {"_diffusers_version": library().__version__}
     noise = library().DDPMScheduler(settings["timesteps"], beta_schedule=settings["schedule"])
     scheduler = {"_class_name": "DDPMScheduler", **version, **public(noise.config)}
-    index = {"_class_name": "DDPMPipeline", **version, "scheduler": ["diffusers", "DDPMScheduler"],
-             "unet": ["diffusers", "UNet2DModel"]}
+    index = {
+        "_class_name": "DDPMPipeline",
+        **version,
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
     shape = (settings["channels"], settings["size"], settings["size"])
     return fresh(design(settings), generator), Assets(answer, shape, settings["steps"], index, scheduler)
 
 
 def check_settings(settings: dict) -> None:
     """BadSettings lists every entry that no UNet can be built from."""
-    limits = {"size": (4, 512), "width": (8, 1024), "layers": (1, 8), "timesteps": (1, 10_000),
-              "steps": (1, settings["timesteps"] if type(settings["timesteps"]) is int else 10_000)}
-    faults = [f"'{name}' must be a whole number from {low} to {high}, found {settings[name]!r}"
-              for name, (low, high) in limits.items()
-              if type(settings[name]) is not int or not low <= settings[name] <= high]
+    limits = {
+        "size": (4, 512),
+        "width": (8, 1024),
+        "layers": (1, 8),
+        "timesteps": (1, 10_000),
+        "steps": (1, settings["timesteps"] if type(settings["timesteps"]) is int else 10_000),
+    }
+    faults = [
+        f"'{name}' must be a whole number from {low} to {high}, found {settings[name]!r}"
+        for name, (low, high) in limits.items()
+        if type(settings[name]) is not int or not low <= settings[name] <= high
+    ]
     if not faults:
-        faults += [f"'{name}' must be a multiple of {unit}, found {settings[name]}"
-                   for name, unit in (("size", 4), ("width", 8)) if settings[name] % unit]
+        faults += [
+            f"'{name}' must be a multiple of {unit}, found {settings[name]}"
+            for name, unit in (("size", 4), ("width", 8))
+            if settings[name] % unit
+        ]
     if settings["channels"] not in (1, 3):
         faults.append(f"'channels' must be 1 or 3, found {settings['channels']!r}")
     schedules = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
@@ -205,26 +238,32 @@ def design(settings: dict) -> dict:
     """UNet2DModel's config: widths 1, 2, 2 in three stages, 1, 2 for tiny images; attention in the last."""
     width, channels = settings["width"], settings["channels"]
     plain = 2 if settings["size"] >= 16 else 1
-    return {"sample_size": settings["size"], "in_channels": channels, "out_channels": channels,
-            "block_out_channels": [width] + [2 * width] * plain,
-            "down_block_types": ["DownBlock2D"] * plain + ["AttnDownBlock2D"],
-            "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * plain,
-            "layers_per_block": settings["layers"], "norm_num_groups": width // 4,
-            "attention_head_dim": width}
+    return {
+        "sample_size": settings["size"],
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": [width] + [2 * width] * plain,
+        "down_block_types": ["DownBlock2D"] * plain + ["AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * plain,
+        "layers_per_block": settings["layers"],
+        "norm_num_groups": width // 4,
+        "attention_head_dim": width,
+    }
 
 
 def fresh(config: dict, generator: torch.Generator) -> nn.Module:
     """New weights that depend on `generator` alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with seeded(generator):
         return library().UNet2DModel.from_config(config).eval()
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A diffusion model goes on with other images, resized to its size. Without labels no weight is new."""
     if not claims(folder):
-        raise Refusal(f"{folder} holds no UNet of pixels; nothing of a model of another kind can be kept",
-                      "start a new diffusion model from data")
+        raise Refusal(
+            f"{folder} holds no UNet of pixels; nothing of a model of another kind can be kept",
+            "start a new diffusion model from data",
+        )
     net, assets = read(folder, False)
     return net, replace(assets, answer=image_field(records))
 
@@ -241,6 +280,7 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
 
 
 # ---------------------------------------------------------------------------------------- questions, answers
+
 
 def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
     return {}, (assets.answer, "image")
@@ -273,8 +313,11 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     if not all(record.get(assets.answer) is not None for record in records):
         return {"noisy": noise, "timestep": torch.full_like(timestep, steps - 1)}
     image = torch.stack([to_tensor(record[assets.answer], assets.shape) for record in records])
-    return {"noisy": schedule.add_noise(image, noise, timestep), "timestep": timestep,
-            "target": target_of(image, noise, timestep, schedule)}
+    return {
+        "noisy": schedule.add_noise(image, noise, timestep),
+        "timestep": timestep,
+        "target": target_of(image, noise, timestep, schedule),
+    }
 
 
 def target_of(image: Tensor, noise: Tensor, timestep: Tensor, schedule: Any) -> Tensor:
@@ -305,8 +348,9 @@ def outputs(net: nn.Module, batch: Batch) -> Outputs:
     return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
 
-def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(
+    net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     """One image a record, made by DDIM. Nothing is asked, so what the records hold makes no difference."""
     noisy = collate([{} for _ in records], assets, generators)["noisy"]
     schedule = schedule_of(assets)
@@ -315,8 +359,7 @@ def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
         values, _ = outputs(net, {"noisy": noisy, "timestep": timestep.repeat(len(records))})
         noisy = schedule.step(values.reshape(noisy.shape), timestep, noisy).prev_sample
     images = to_images(noisy, assets.shape)
-    return [{**record, assets.answer: image, f"{assets.answer}_scores": {}}
-            for record, image in zip(records, images)]
+    return [{**record, assets.answer: image, f"{assets.answer}_scores": {}} for record, image in zip(records, images)]
 
 
 def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
@@ -330,14 +373,14 @@ def headline(assets: Assets) -> tuple[str, Literal["up", "down"]]:
 
 # ----------------------------------------------------------------------------------------------------- parts
 
+
 def players(net: nn.Module) -> dict[str, nn.Module]:
     return {"unet": net}
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """The residual blocks, which put out one tensor each; the UNet's larger blocks put out several."""
-    return {name: (module, 1) for name, module in net.named_modules()
-            if name.split(".")[-2:-1] == ["resnets"]}
+    return {name: (module, 1) for name, module in net.named_modules() if name.split(".")[-2:-1] == ["resnets"]}
 
 
 def tiny() -> dict:
@@ -349,7 +392,25 @@ def toy(n: int, seed: int) -> Records:
 
 
 FAMILY = Family(
-    name="diffusion", tag="unconditional-image-generation", kind=kind, claims=claims, read=read, write=write,
-    start=start, adopt=adopt, like=like, fields=fields, axis=axis, collate=collate, loss=loss,
-    outputs=outputs, sample=sample, score=score, headline=headline, players=players, blocks=blocks,
-    tiny=tiny, toy=toy)
+    name="diffusion",
+    tag="unconditional-image-generation",
+    kind=kind,
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=fields,
+    axis=axis,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=score,
+    headline=headline,
+    players=players,
+    blocks=blocks,
+    tiny=tiny,
+    toy=toy,
+)

@@ -23,13 +23,18 @@ from . import forest_text, tables, tabular
 from .tables import Table
 
 MODEL_TYPE = "onnuri_forest"
-DEFAULTS = {"rounds": 2000, "learning_rate": 0.05, "leaves": 31, "leaf_rows": 20, "column_share": 0.5,
-            "patience": 50}
+DEFAULTS = {"rounds": 2000, "learning_rate": 0.05, "leaves": 31, "leaf_rows": 20, "column_share": 0.5, "patience": 50}
 """rounds: at most; leaf_rows: at least in a leaf; column_share: of the columns that each tree sees; patience:
 rounds without gain on the rows held out, after which growing stops."""
 
-BOUNDS = {"rounds": (1, 100_000), "learning_rate": (1e-6, 1.0), "leaves": (2, 65_536),
-          "leaf_rows": (1, 10**9), "column_share": (1e-6, 1.0), "patience": (1, 100_000)}
+BOUNDS = {
+    "rounds": (1, 100_000),
+    "learning_rate": (1e-6, 1.0),
+    "leaves": (2, 65_536),
+    "leaf_rows": (1, 10**9),
+    "column_share": (1e-6, 1.0),
+    "patience": (1, 100_000),
+}
 HELD_OUT = 0.1  # of the rows: they say how many rounds are best, then all the rows grow the forest
 FEW = 500  # rows below which a tenth of them says too little: the rounds are then at most FEW_ROUNDS
 FEW_ROUNDS = 100
@@ -47,6 +52,10 @@ class Forest(nn.Module):
 
     def __deepcopy__(self, memo: dict) -> "Forest":
         return Forest(self.text, self.num_outputs).train(self.training)
+
+    def get_extra_state(self) -> str:
+        """What stands for the weights, so that digests see it."""
+        return self.text
 
     def forward(self, batch: Batch) -> Tensor:
         """{columns (B, F)} -> raw scores (B, D); the one score s of two labels as -s/2, s/2."""
@@ -67,6 +76,7 @@ def lightgbm() -> Any:
 
 # ---------------------------------------------------------------------------------------------------- folders
 
+
 def claims(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
 
@@ -83,8 +93,7 @@ def grown(path: Path, table: Table) -> Forest:
         text = forest_text.checked(path.read_text(encoding="utf-8"), len(table.columns), table.num_outputs)
         return Forest(text, table.num_outputs)
     except (OSError, ValueError, lightgbm().basic.LightGBMError) as error:
-        raise BadInput(f"{path} cannot be read: {error}",
-                       hint="fetch the folder again from where it came") from error
+        raise BadInput(f"{path} cannot be read: {error}", hint="fetch the folder again from where it came") from error
 
 
 def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
@@ -95,26 +104,27 @@ def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
 
 # ----------------------------------------------------------------------------------------------------- making
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
     """Grows the forest: the rounds that are best on rows held out, and a tenth more, on all the rows."""
     settings = hub.merged(DEFAULTS, config)
     if faults := tables.faults_of(settings, BOUNDS):
         raise BadSettings(*faults)
     table = tables.learn(records, num_bins=0)
-    batches = [collate(records.list(slice(begin, begin + tables.CHUNK)), table, [])
-               for begin in range(0, len(records), tables.CHUNK)]
+    batches = [
+        collate(records.list(slice(begin, begin + tables.CHUNK)), table, [])
+        for begin in range(0, len(records), tables.CHUNK)
+    ]
     columns = np.concatenate([batch["columns"].numpy() for batch in batches])
     answers = np.concatenate([batch["labels" if table.labels else "answer"].numpy() for batch in batches])
     return Forest(grow(columns, answers, table, settings, generator), table.num_outputs).eval(), table
 
 
-def grow(columns: np.ndarray, answers: np.ndarray, table: Table, settings: dict,
-         generator: torch.Generator) -> str:
+def grow(columns: np.ndarray, answers: np.ndarray, table: Table, settings: dict, generator: torch.Generator) -> str:
     """columns (B, F), answers (B,) -> the text model."""
     parameters = parameters_of(table, settings, generator)
     places = [place for place, column in enumerate(table.columns) if column.kind == "category"]
-    data = lightgbm().Dataset(columns, answers, categorical_feature=places, params=parameters,
-                              free_raw_data=False)
+    data = lightgbm().Dataset(columns, answers, categorical_feature=places, params=parameters, free_raw_data=False)
     rounds = min(settings["rounds"], FEW_ROUNDS)
     if len(answers) >= FEW:
         order = torch.randperm(len(answers), generator=generator)
@@ -126,11 +136,19 @@ def grow(columns: np.ndarray, answers: np.ndarray, table: Table, settings: dict,
 def parameters_of(table: Table, settings: dict, generator: torch.Generator) -> dict:
     """LightGBM's names. `deterministic` with `force_row_wise`: the same trees on any number of threads."""
     objective = {1: "regression", 2: "binary"}.get(table.num_outputs, "multiclass")
-    return {"objective": objective, "num_class": table.num_outputs if objective == "multiclass" else 1,
-            "learning_rate": settings["learning_rate"], "num_leaves": settings["leaves"],
-            "min_data_in_leaf": settings["leaf_rows"], "feature_fraction": settings["column_share"],
-            "seed": int(torch.randint(2**31, (1,), generator=generator)), "deterministic": True,
-            "force_row_wise": True, "num_threads": torch.get_num_threads(), "verbosity": -1}
+    return {
+        "objective": objective,
+        "num_class": table.num_outputs if objective == "multiclass" else 1,
+        "learning_rate": settings["learning_rate"],
+        "num_leaves": settings["leaves"],
+        "min_data_in_leaf": settings["leaf_rows"],
+        "feature_fraction": settings["column_share"],
+        "seed": int(torch.randint(2**31, (1,), generator=generator)),
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": torch.get_num_threads(),
+        "verbosity": -1,
+    }
 
 
 def best_rounds(data: Any, parameters: dict, settings: dict, order: Tensor) -> int:
@@ -138,8 +156,9 @@ def best_rounds(data: Any, parameters: dict, settings: dict, order: Tensor) -> i
     `order` (B,) is a permutation of the rows."""
     held, kept = (rows.sort().values.tolist() for rows in order.tensor_split([round(len(order) * HELD_OUT)]))
     stop = lightgbm().early_stopping(settings["patience"], verbose=False)
-    booster = lightgbm().train(parameters, data.subset(kept), settings["rounds"],
-                               valid_sets=[data.subset(held)], callbacks=[stop])
+    booster = lightgbm().train(
+        parameters, data.subset(kept), settings["rounds"], valid_sets=[data.subset(held)], callbacks=[stop]
+    )
     return min(settings["rounds"], round(booster.best_iteration * (1 + HELD_OUT)))
 
 
@@ -152,6 +171,7 @@ def like(net: nn.Module, table: Table, scale: float, generator: torch.Generator)
 
 
 # -------------------------------------------------------------------------------------------------- computing
+
 
 def collate(records: Sequence[Record], table: Table, generators: Sequence[torch.Generator]) -> Batch:
     return questions(records, table) | tables.answer_tensors(records, table)
@@ -169,8 +189,9 @@ def questions(records: Sequence[Record], table: Table) -> Batch:
     return {"columns": torch.from_numpy(columns)}
 
 
-def sample(net: nn.Module, table: Table, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(
+    net: nn.Module, table: Table, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     return tables.answered(lambda part: tabular.outputs(net, questions(part, table)), table, records)
 
 
@@ -183,9 +204,21 @@ def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
 
 
 def tiny() -> dict:
-    return {"rounds": 20, "leaves": 8, "leaf_rows": 3}
+    return {"rounds": 20, "learning_rate": 0.2, "leaves": 8, "leaf_rows": 3}
 
 
 FAMILY = replace(
-    tabular.FAMILY, name="forest", claims=claims, read=read, write=write, start=start, adopt=adopt, like=like,
-    collate=collate, sample=sample, players=players, blocks=blocks, tiny=tiny)
+    tabular.FAMILY,
+    name="forest",
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    collate=collate,
+    sample=sample,
+    players=players,
+    blocks=blocks,
+    tiny=tiny,
+)

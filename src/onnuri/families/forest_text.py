@@ -9,13 +9,30 @@ import re
 
 import numpy as np
 
-SPLITS = {"split_feature": int, "split_gain": float, "threshold": float, "decision_type": int,
-          "left_child": int, "right_child": int, "internal_value": float, "internal_weight": float,
-          "internal_count": int}
+SPLITS = {
+    "split_feature": int,
+    "split_gain": float,
+    "threshold": float,
+    "decision_type": int,
+    "left_child": int,
+    "right_child": int,
+    "internal_value": float,
+    "internal_weight": float,
+    "internal_count": int,
+}
 LEAVES = {"leaf_value": float, "leaf_weight": float, "leaf_count": int}
 SINGLE = ("num_leaves", "num_cat", "is_linear")
-HEADER = ("version", "num_class", "num_tree_per_iteration", "label_index", "max_feature_idx", "objective",
-          "feature_names", "feature_infos", "tree_sizes")
+HEADER = (
+    "version",
+    "num_class",
+    "num_tree_per_iteration",
+    "label_index",
+    "max_feature_idx",
+    "objective",
+    "feature_names",
+    "feature_infos",
+    "tree_sizes",
+)
 BY_CATEGORY = 1  # the bit of decision_type that says that a threshold numbers a set of categories
 
 
@@ -30,7 +47,7 @@ def checked(text: str, num_columns: int, num_outputs: int) -> str:
     require(sum(sizes) == len(trees), f"its trees have {len(trees)} characters, not {sum(sizes)}")
     for place, end in enumerate(np.cumsum(sizes).tolist()):
         try:
-            check_tree(entries(trees[end - sizes[place]:end]), place, num_columns)
+            check_tree(entries(trees[end - sizes[place] : end]), place, num_columns)
         except (ValueError, KeyError) as error:
             raise ValueError(f"tree {place}: {error}") from error
     return f"{body}\nend of trees\n\npandas_categorical:null\n"
@@ -70,10 +87,18 @@ def check_head(head: str, num_columns: int, num_outputs: int) -> list[int]:
     found = entries(rest)
     require(first == "tree" and set(found) == set(HEADER), "its head is not that of a LightGBM model")
     num_scores = num_outputs if num_outputs > 2 else 1
-    objective = ("regression", "binary sigmoid:1")[num_outputs - 1] if num_outputs < 3 else \
-        f"multiclass num_class:{num_outputs}"
-    wanted = {"num_class": str(num_scores), "num_tree_per_iteration": str(num_scores), "label_index": "0",
-              "max_feature_idx": str(num_columns - 1), "objective": objective}
+    objective = (
+        ("regression", "binary sigmoid:1")[num_outputs - 1]
+        if num_outputs < 3
+        else f"multiclass num_class:{num_outputs}"
+    )
+    wanted = {
+        "num_class": str(num_scores),
+        "num_tree_per_iteration": str(num_scores),
+        "label_index": "0",
+        "max_feature_idx": str(num_columns - 1),
+        "objective": objective,
+    }
     for name, value in wanted.items():
         require(found[name] == value, f"{name} is {found[name][:40]}, but its table needs {value}")
     for name in ("feature_names", "feature_infos"):
@@ -106,7 +131,7 @@ def check_splits(arrays: dict[str, np.ndarray], num_leaves: int, num_columns: in
     require(((features >= 0) & (features < num_columns)).all(), "split_feature names no column")
     require(((decisions >= 0) & (decisions < 16)).all(), "decision_type is unknown")
     children = np.concatenate([arrays["left_child"], arrays["right_child"]])
-    every = np.r_[-num_leaves:0, 1:num_leaves - 1] if num_leaves > 1 else children[:0]
+    every = np.r_[-num_leaves:0, 1 : num_leaves - 1] if num_leaves > 1 else children[:0]
     require(np.array_equal(np.sort(children), every), "its children are not each split and leaf once")
     parents = np.tile(np.arange(num_leaves - 1), 2)
     require(((children < 0) | (children > parents)).all(), "a split is its own ancestor")

@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime
+from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.dcgan import GROUPS, Gan, faults_of
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 
@@ -43,6 +43,7 @@ class Assets:
 
 
 # --------------------------------------------------------------------------------------------------- folders
+
 
 def claims(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
@@ -75,6 +76,7 @@ def assets_of(net: Any, answer: str) -> Assets:
 
 # ---------------------------------------------------------------------------------------------------- making
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     settings, answer = hub.merged(DEFAULTS, config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
@@ -87,16 +89,17 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
 
 def fresh(config: dict, generator: torch.Generator) -> Gan:
     """New weights that depend on `generator` alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with seeded(generator):
         return Gan(config).eval()
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A GAN of ours goes on with other images, resized to what it makes. Without labels no weight is new."""
     if not claims(folder):
-        raise Refusal(f"{folder} holds no GAN of ours; nothing of a model of another kind can be kept",
-                      "start a new GAN from data")
+        raise Refusal(
+            f"{folder} holds no GAN of ours; nothing of a model of another kind can be kept",
+            "start a new GAN from data",
+        )
     net, _ = read(folder, False)
     return net, assets_of(net, image_field(records))
 
@@ -108,6 +111,7 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
 
 
 # ---------------------------------------------------------------------------------------- questions, answers
+
 
 def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
     return {}, (assets.answer, "image")
@@ -161,13 +165,11 @@ def outputs(net: Any, batch: Batch) -> Outputs:
     return values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
 
 
-def sample(net: Any, assets: Assets, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(net: Any, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]) -> list[Record]:
     """One generated image a record. Nothing is asked, so that what the records hold makes no difference."""
     batch = collate([{} for _ in records], assets, generators)
     images = to_images(outputs(net, batch)[0], assets.shape)
-    return [{**record, assets.answer: image, f"{assets.answer}_scores": {}}
-            for record, image in zip(records, images)]
+    return [{**record, assets.answer: image, f"{assets.answer}_scores": {}} for record, image in zip(records, images)]
 
 
 def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
@@ -181,14 +183,18 @@ def headline(assets: Assets) -> tuple[str, Literal["up", "down"]]:
 
 # ----------------------------------------------------------------------------------------------------- parts
 
+
 def players(net: Any) -> dict[str, nn.Module]:
     """The discriminator is first: it is the one that judges a record by the record's own image."""
     return {"discriminator": net.discriminator, "generator": net.generator}
 
 
 def blocks(net: Any) -> dict[str, tuple[nn.Module, int]]:
-    return {f"{name}.stages.{i}": (stage, 1) for name in ("generator", "discriminator")
-            for i, stage in enumerate(net.get_submodule(name).stages)}
+    return {
+        f"{name}.stages.{i}": (stage, 1)
+        for name in ("generator", "discriminator")
+        for i, stage in enumerate(net.get_submodule(name).stages)
+    }
 
 
 def tiny() -> dict:
@@ -200,7 +206,25 @@ def toy(n: int, seed: int) -> Records:
 
 
 FAMILY = Family(
-    name="gan", tag="unconditional-image-generation", kind=kind, claims=claims, read=read, write=write,
-    start=start, adopt=adopt, like=like, fields=fields, axis=axis, collate=collate, loss=loss,
-    outputs=outputs, sample=sample, score=score, headline=headline, players=players, blocks=blocks,
-    tiny=tiny, toy=toy)
+    name="gan",
+    tag="unconditional-image-generation",
+    kind=kind,
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=fields,
+    axis=axis,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=score,
+    headline=headline,
+    players=players,
+    blocks=blocks,
+    tiny=tiny,
+    toy=toy,
+)

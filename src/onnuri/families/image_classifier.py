@@ -1,9 +1,8 @@
 """Pictures to one label of several: any image classifier of transformers, and our own ConvNet for small ones.
 
 A transformers folder keeps its own processor, which says size and scale of the pixels. The ConvNet's
-config.json holds the size, and the mean and deviation per channel that were learnt from the records. A picture is
-brought to the net's channels (grey by ITU-R 601, color by repeating grey) and, where it differs, to its size
-(bilinear).
+config.json holds the size, and the mean and deviation per channel that were learnt from the records. A
+picture is brought to the net's channels (grey by ITU-R 601, color by repeating grey) and, where it differs, size.
 Batch: pixel_values (B, C, H, W) float32, labels (B,) int64.
 """
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, on_any_runtime
+from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.convnet import GROUP, ConvNet, design_of
 from . import heads, labels
 
@@ -58,6 +57,7 @@ class Assets:
 
 # ---------------------------------------------------------------------------------------------------- folders
 
+
 def is_own(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
 
@@ -72,6 +72,7 @@ def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
         net = hub.read_own(lambda config: ConvNet(design_of(config)), folder, empty)
         return net, hub.guarded(lambda path: own_assets(hub.read_json(path / "config.json")), folder)
     from transformers import AutoModelForImageClassification
+
     heads.require_one_label(folder)
     processor = read_processor(folder)
     net = hub.read_hub(AutoModelForImageClassification, folder, empty)
@@ -82,9 +83,12 @@ def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
 def read_processor(folder: Path) -> Any:
     """The processor of the folder, on PIL: it must never depend on torchvision."""
     from transformers import AutoImageProcessor
+
     if not (folder / "preprocessor_config.json").exists():
-        raise BadInput(f"{folder} holds no preprocessor_config.json: its size of picture is unknown",
-                       hint="fetch that file from where the model came")
+        raise BadInput(
+            f"{folder} holds no preprocessor_config.json: its size of picture is unknown",
+            hint="fetch that file from where the model came",
+        )
     return hub.guarded(AutoImageProcessor.from_pretrained, folder, backend="pil", local_files_only=True)
 
 
@@ -119,15 +123,22 @@ def write(net: nn.Module, assets: Assets, folder: Path, weights: bool) -> None:
 def own_config(net: ConvNet, assets: Assets) -> dict[str, Any]:
     """config.json of a ConvNet; `own_assets` and `design_of` read it."""
     assert assets.pixels, "a ConvNet has pixels"
-    return {"model_type": MODEL_TYPE, "architectures": ["OnnuriConvNet"], **net.design.as_config(),
-            "labels": list(assets.labels), "fields": {"question": assets.question, "answer": assets.answer},
-            "image_mean": list(assets.pixels.mean), "image_std": list(assets.pixels.deviation)}
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["OnnuriConvNet"],
+        **net.design.as_config(),
+        "labels": list(assets.labels),
+        "fields": {"question": assets.question, "answer": assets.answer},
+        "image_mean": list(assets.pixels.mean),
+        "image_std": list(assets.pixels.deviation),
+    }
 
 
 # --------------------------------------------------------------------------------------------------- new nets
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """A ConvNet for the records; `image_size` (a number or [height, width]) and `channels` default to theirs."""
+    """A ConvNet for the records; `image_size` (one number or two) and `channels` default to theirs."""
     settings = hub.merged(DEFAULTS, config)
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
     images = [record[question] for record in islice(records, LOOKED_AT)]
@@ -143,7 +154,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
 
 
 def build(design: Any, generator: torch.Generator) -> ConvNet:
-    with heads.seeded(generator):
+    with seeded(generator):
         return ConvNet(design).eval()
 
 
@@ -171,6 +182,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
         assets = replace(assets, labels=names, question=question, answer=answer)
         return new_head(old, len(names), generator), assets
     from transformers import AutoModelForImageClassification
+
     processor = read_processor(folder)
     net = heads.with_new_head(AutoModelForImageClassification, folder, names, question, answer, generator)
     return net, hub_assets(net, processor, names, question, answer)
@@ -190,10 +202,12 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
         width = max(GROUP, round(net.design.width * scale / GROUP) * GROUP)
         return build(replace(net.design, width=width), generator), assets
     from transformers import AutoModelForImageClassification
-    return heads.fresh(AutoModelForImageClassification, net.config, scale, generator), assets
+
+    return heads.like(AutoModelForImageClassification, net, scale, generator), assets
 
 
 # ------------------------------------------------------------------------------------ records in, answers out
+
 
 def fields(assets: Assets) -> tuple[dict, tuple]:
     return {assets.question: "image"}, (assets.answer, "category")
@@ -220,8 +234,9 @@ def processed(images: Sequence[np.ndarray], assets: Assets) -> Tensor:
     try:
         found = assets.processor(images=channels, return_tensors="pt", input_data_format="channels_last")
     except ValueError as error:
-        raise BadInput(f"the processor of this model cannot take these pictures: {error}",
-                       hint="pictures of one size") from error
+        raise BadInput(
+            f"the processor of this model cannot take these pictures: {error}", hint="pictures of one size"
+        ) from error
     return found["pixel_values"]
 
 
@@ -251,8 +266,9 @@ def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
     return labels.cross_entropy(outputs(net, batch), batch["labels"])
 
 
-def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(
+    net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     questions = [{assets.question: record[assets.question]} for record in records]
     found = outputs(net, collate(questions, assets, generators))
     return labels.answered(records, found, assets.answer, assets.labels)
@@ -274,10 +290,25 @@ def toy(n: int, seed: int) -> Records:
 
 
 FAMILY = Family(
-    name="image_classifier", tag="image-classification", kind=lambda assets: "logits",
-    claims=claims, read=read, write=write, start=start, adopt=adopt, like=like,
-    fields=fields, axis=lambda assets: assets.labels, collate=collate, loss=loss, outputs=outputs,
-    sample=sample, score=score, headline=lambda assets: ("accuracy", "up"),
-    players=lambda net: {"classifier": net}, blocks=hub.hub_blocks,
-    tiny=lambda: {"width": 16, "depth": 1}, toy=toy,
+    name="image_classifier",
+    tag="image-classification",
+    kind=lambda assets: "logits",
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=fields,
+    axis=lambda assets: assets.labels,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=score,
+    headline=lambda assets: ("accuracy", "up"),
+    players=lambda net: {"classifier": net},
+    blocks=hub.hub_blocks,
+    tiny=lambda: {"width": 16, "depth": 1},
+    toy=toy,
 )

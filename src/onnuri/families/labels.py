@@ -35,8 +35,10 @@ def learn_labels(records: Records) -> tuple[str, ...]:
     if kind == "image":
         raise BadInput(f"the answer '{name}' holds pictures, a classifier needs labels", hint="--answer NAME")
     if kind == "number" and any(value and value % 1 for value in records.column(name)):
-        raise BadInput(f"the answer '{name}' holds numbers with fractions, a classifier needs labels",
-                       hint=f"another column: --answer NAME, or --fields {name}=category")
+        raise BadInput(
+            f"the answer '{name}' holds numbers with fractions, a classifier needs labels",
+            hint=f"another column: --answer NAME, or --fields {name}=category",
+        )
     return tuple(labels_of(records))
 
 
@@ -64,8 +66,10 @@ def one_place(logits: Tensor) -> Outputs:
 def answered(records: Sequence[Record], outputs: Outputs, answer: str, labels: Sequence[str]) -> list[Record]:
     """The records with the likeliest label and {label: probability} in ANSWER_scores."""
     probabilities = outputs[0][:, 0].float().softmax(-1).tolist()
-    return [{**record, answer: labels[int(np.argmax(row))], f"{answer}_scores": dict(zip(labels, row))}
-            for record, row in zip(records, probabilities)]
+    return [
+        {**record, answer: labels[int(np.argmax(row))], f"{answer}_scores": dict(zip(labels, row))}
+        for record, row in zip(records, probabilities)
+    ]
 
 
 def label_scores(records: Sequence[Record], answers: Sequence[Record], answer: str) -> dict[str, float]:

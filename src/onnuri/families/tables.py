@@ -73,11 +73,20 @@ def to_json(table: Table) -> dict:
 
 def from_json(found: dict) -> Table:
     """The inverse of `to_json`. Raises KeyError, TypeError or ValueError for what is no table."""
-    columns = tuple(Column(str(column["name"]), column["kind"], float(column["mean"]), float(column["scale"]),
-                           tuple(map(float, column["edges"])), tuple(map(str, column["categories"])))
-                    for column in found["columns"])
-    table = Table(columns, str(found["answer"]), tuple(map(str, found["labels"])), float(found["mean"]),
-                  float(found["scale"]))
+    columns = tuple(
+        Column(
+            str(column["name"]),
+            column["kind"],
+            float(column["mean"]),
+            float(column["scale"]),
+            tuple(map(float, column["edges"])),
+            tuple(map(str, column["categories"])),
+        )
+        for column in found["columns"]
+    )
+    table = Table(
+        columns, str(found["answer"]), tuple(map(str, found["labels"])), float(found["mean"]), float(found["scale"])
+    )
     if not columns or any(column.kind not in ("number", "category") for column in columns):
         raise ValueError("its table must have columns, each a number or a category")
     if len({column.name for column in columns}) < len(columns) or len(set(table.labels)) < len(table.labels):
@@ -102,17 +111,22 @@ def faults_of(config: dict, bounds: Mapping[str, tuple[float, float]]) -> list[s
 
 # --------------------------------------------------------------------------------------------------- learning
 
+
 def learn(records: Records, num_bins: int) -> Table:
     """The columns of the question and the answer. Text and images are left out; BadInput when none remain."""
     kinds = {name: kind for name, kind in records.questions.items() if kind in ("number", "category")}
     answer = required_answer(records)
     if not kinds:
         found = ", ".join(f"{name} ({kind})" for name, kind in records.questions.items()) or "none"
-        raise BadInput(f"a table needs numbers or categories; the columns besides '{answer}': {found}",
-                       hint="--fields NAME=category or NAME=number, or a text or image classifier")
-    rows = records[::max(1, -(-len(records) // MAX_ROWS))].list()
-    columns = tuple(learn_number(name, rows, num_bins) if kind == "number" else learn_category(name, rows)
-                    for name, kind in kinds.items())
+        raise BadInput(
+            f"a table needs numbers or categories; the columns besides '{answer}': {found}",
+            hint="--fields NAME=category or NAME=number, or a text or image classifier",
+        )
+    rows = records[:: max(1, -(-len(records) // MAX_ROWS))].list()
+    columns = tuple(
+        learn_number(name, rows, num_bins) if kind == "number" else learn_category(name, rows)
+        for name, kind in kinds.items()
+    )
     return with_answer_of(Table(columns, answer), records)
 
 
@@ -120,15 +134,18 @@ def with_answer_of(table: Table, records: Records) -> Table:
     """The same columns, the answer of the records: its labels, or its mean and scale if it is a number."""
     name = required_answer(records)
     if records.fields[name] == "image":
-        raise BadInput(f"the answer '{name}' holds images; a table model answers with a category or a number",
-                       hint="--answer NAME")
+        raise BadInput(
+            f"the answer '{name}' holds images; a table model answers with a category or a number", hint="--answer NAME"
+        )
     if records.fields[name] != "number":
         return replace(table, answer=name, labels=tuple(labels_of(records)), mean=0.0, scale=1.0)
     values = as_floats(list(records.column(name)))
     empty = np.isnan(values)
     if empty.any():
-        raise BadInput(f"'{name}' is empty in {empty.sum()} of {len(values)} rows, first in row "
-                       f"{empty.argmax()}", hint="fill in or drop those rows")
+        raise BadInput(
+            f"'{name}' is empty in {empty.sum()} of {len(values)} rows, first in row {empty.argmax()}",
+            hint="fill in or drop those rows",
+        )
     return replace(table, answer=name, labels=(), mean=float(values.mean()), scale=scale_of(values))
 
 
@@ -153,8 +170,9 @@ def edges_of(values: np.ndarray, num_bins: int) -> np.ndarray:
 def learn_category(name: str, rows: Sequence[Record]) -> Column:
     """Keeps categories seen twice and in one row of 10,000; the rare ones teach the code for unknown ones."""
     counts = Counter(as_label(row[name]) for row in rows)
-    often = sorted((-count, label) for label, count in counts.items()
-                   if label is not None and count >= max(2, len(rows) / 10_000))
+    often = sorted(
+        (-count, label) for label, count in counts.items() if label is not None and count >= max(2, len(rows) / 10_000)
+    )
     kept = sorted((label for _, label in often[:MAX_CATEGORIES]), key=numeric_first)
     return Column(name, "category", categories=tuple(kept))
 
@@ -167,6 +185,7 @@ def scale_of(values: np.ndarray) -> float:
 
 # ----------------------------------------------------------------------------------------------------- arrays
 
+
 def as_floats(values: Sequence[Any]) -> np.ndarray:
     """float64; NaN for what is missing or not finite."""
     array = np.array(values, dtype=np.float64)
@@ -176,21 +195,29 @@ def as_floats(values: Sequence[Any]) -> np.ndarray:
 
 def number_array(records: Sequence[Record], table: Table) -> np.ndarray:
     """(B, N) float64 in the columns' own units, NaN where missing."""
-    return np.stack([as_floats([record.get(column.name) for record in records])
-                     for column in table.numbers], axis=1)
+    return np.stack([as_floats([record.get(column.name) for record in records]) for column in table.numbers], axis=1)
 
 
 def code_array(records: Sequence[Record], table: Table) -> np.ndarray:
     """(B, C) int64: MISSING, UNKNOWN or a known category of the column."""
-    return np.stack([codes_of([record.get(column.name) for record in records], column.codes)
-                     for column in table.categories], axis=1)
+    return np.stack(
+        [codes_of([record.get(column.name) for record in records], column.codes) for column in table.categories], axis=1
+    )
 
 
 def codes_of(values: Sequence[Any], codes: Mapping[str, int]) -> np.ndarray:
     """(B,) int64. A value that is no known category as it stands is looked up as a label: 1.0 as '1'."""
-    return np.array([codes[value] if value in codes else
-                     MISSING if (label := as_label(value)) is None else codes.get(label, UNKNOWN)
-                     for value in values], dtype=np.int64)
+    return np.array(
+        [
+            codes[value]
+            if value in codes
+            else MISSING
+            if (label := as_label(value)) is None
+            else codes.get(label, UNKNOWN)
+            for value in values
+        ],
+        dtype=np.int64,
+    )
 
 
 def answer_tensors(records: Sequence[Record], table: Table) -> Batch:
@@ -214,9 +241,12 @@ def loss(outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
 
 # ------------------------------------------------------------------------------------------------------ facts
 
+
 def fields(table: Table) -> tuple[dict[str, Kind], tuple[str, Kind]]:
-    return ({column.name: column.kind for column in table.columns},
-            (table.answer, "category" if table.labels else "number"))
+    return (
+        {column.name: column.kind for column in table.columns},
+        (table.answer, "category" if table.labels else "number"),
+    )
 
 
 def kind(table: Table) -> Literal["logits", "values"]:
@@ -231,16 +261,22 @@ def headline(table: Table) -> tuple[str, Literal["up", "down"]]:
     return ("accuracy", "up") if table.labels else ("rmse", "down")
 
 
-def answered(outputs_of: Callable[[Sequence[Record]], Outputs], table: Table,
-             records: Sequence[Record]) -> list[Record]:
+def answered(
+    outputs_of: Callable[[Sequence[Record]], Outputs], table: Table, records: Sequence[Record]
+) -> list[Record]:
     """The records with their answers. ANSWER_scores is {label: probability}, or the number itself."""
     found: list[Record] = []
     for begin in range(0, len(records), CHUNK):
-        part = records[begin:begin + CHUNK]
+        part = records[begin : begin + CHUNK]
         outputs = outputs_of(part)
-        found += labels.answered(part, outputs, table.answer, table.labels) if table.labels else [
-            {**record, table.answer: value, f"{table.answer}_scores": value}
-            for record, value in zip(part, outputs[0][:, 0, 0].tolist())]
+        found += (
+            labels.answered(part, outputs, table.answer, table.labels)
+            if table.labels
+            else [
+                {**record, table.answer: value, f"{table.answer}_scores": value}
+                for record, value in zip(part, outputs[0][:, 0, 0].tolist())
+            ]
+        )
     return found
 
 
@@ -267,7 +303,7 @@ def mean_auc(truth: np.ndarray, chances: np.ndarray, names: Sequence[str]) -> di
     over the labels that occur; {} where all the records are of one class."""
     if len(np.unique(truth)) < 2:
         return {}
-    judged = [place for place, name in enumerate(names) if name in truth][-1 if len(names) == 2 else 0:]
+    judged = [place for place, name in enumerate(names) if name in truth][-1 if len(names) == 2 else 0 :]
     return {"auc": float(np.mean([auc(truth == names[place], chances[:, place]) for place in judged]))}
 
 
@@ -282,6 +318,7 @@ def auc(positive: np.ndarray, chances: np.ndarray) -> float:
 
 # -------------------------------------------------------------------------------------------------------- toy
 
+
 def toy(n: int, seed: int) -> Records:
     """Two classes in turn, drawn around unlike means and habits; one value in ten is missing."""
     draw = np.random.default_rng(seed)
@@ -289,12 +326,23 @@ def toy(n: int, seed: int) -> Records:
     for i in range(n):
         positive = i % 2
         colors = [0.2, 0.2, 0.6] if positive else [0.5, 0.3, 0.2]
-        row = {"height": float(draw.normal(positive, 0.8)),
-               "weight": float(draw.normal(50 - 20 * positive, 15)),
-               "color": str(draw.choice(["red", "green", "blue"], p=colors)),
-               "shape": str(draw.choice(["round", "square"]))}
-        rows.append({**{name: None if draw.random() < 0.1 else value for name, value in row.items()},
-                     "label": "yes" if positive else "no"})
-    kinds: dict[str, Kind] = {"height": "number", "weight": "number", "color": "category",
-                              "shape": "category", "label": "category"}
+        row = {
+            "height": float(draw.normal(positive, 0.8)),
+            "weight": float(draw.normal(50 - 20 * positive, 15)),
+            "color": str(draw.choice(["red", "green", "blue"], p=colors)),
+            "shape": str(draw.choice(["round", "square"])),
+        }
+        rows.append(
+            {
+                **{name: None if draw.random() < 0.1 else value for name, value in row.items()},
+                "label": "yes" if positive else "no",
+            }
+        )
+    kinds: dict[str, Kind] = {
+        "height": "number",
+        "weight": "number",
+        "color": "category",
+        "shape": "category",
+        "label": "category",
+    }
     return records_of(rows, kinds, "label")

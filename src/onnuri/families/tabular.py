@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime
+from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.table_net import TableNet
 from . import labels, tables
 from .tables import Table
@@ -30,6 +30,7 @@ FAR = 1e6  # standard deviations: keeps float32 finite
 
 
 # ---------------------------------------------------------------------------------------------------- folders
+
 
 def claims(folder: Path) -> bool:
     return hub.peek(folder).get("model_type") == MODEL_TYPE
@@ -48,8 +49,7 @@ def from_config(config: dict) -> TableNet:
 
 
 def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
-    config = {"model_type": MODEL_TYPE, "architectures": ["TableNet"], **design_of(net),
-              "table": tables.to_json(table)}
+    config = {"model_type": MODEL_TYPE, "architectures": ["TableNet"], **design_of(net), "table": tables.to_json(table)}
     hub.write_own(net, config, folder, weights)
 
 
@@ -58,6 +58,7 @@ def design_of(net: nn.Module) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------------- making
+
 
 def build(table: Table, design: dict) -> TableNet:
     """A net with weights of torch's own generator."""
@@ -68,8 +69,7 @@ def build(table: Table, design: dict) -> TableNet:
 
 def fresh(table: Table, design: dict, generator: torch.Generator) -> TableNet:
     """New weights that depend on `generator` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+    with seeded(generator):
         return build(table, design).eval()
 
 
@@ -91,14 +91,17 @@ def like(net: nn.Module, table: Table, scale: float, generator: torch.Generator)
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
     """The columns and the body of a table net, with a new head for the answer of the records."""
     if not claims(folder):
-        raise Refusal(f"{folder} holds no table net; a body of another kind knows nothing of columns",
-                      "start a new one: train --family tabular --data D --out DIR")
+        raise Refusal(
+            f"{folder} holds no table net; a body of another kind knows nothing of columns",
+            "start a new one: train --family tabular --data D --out DIR",
+        )
     old, table = read(folder, False)
     question = tables.fields(table)[0]
     check_fields(records, question, None)
     if (answer := required_answer(records)) in question:
-        raise BadInput(f"the model in {folder} asks for '{answer}', so that it cannot be the answer",
-                       hint="--answer NAME")
+        raise BadInput(
+            f"the model in {folder} asks for '{answer}', so that it cannot be the answer", hint="--answer NAME"
+        )
     table = tables.with_answer_of(table, records)
     net = fresh(table, design_of(old), generator)
     body = {name: tensor for name, tensor in old.state_dict().items() if not name.startswith("head.")}
@@ -107,6 +110,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
 
 
 # -------------------------------------------------------------------------------------------------- computing
+
 
 def collate(records: Sequence[Record], table: Table, generators: Sequence[torch.Generator]) -> Batch:
     return questions(records, table) | tables.answer_tensors(records, table)
@@ -138,8 +142,9 @@ def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
     return tables.loss(outputs(net, batch), batch)
 
 
-def sample(net: nn.Module, table: Table, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(
+    net: nn.Module, table: Table, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
     def outputs_of(part: Sequence[Record]) -> Outputs:
@@ -161,7 +166,25 @@ def tiny() -> dict:
 
 
 FAMILY = Family(
-    name="tabular", tag="tabular-classification", kind=tables.kind, claims=claims, read=read, write=write,
-    start=start, adopt=adopt, like=like, fields=tables.fields, axis=tables.axis, collate=collate, loss=loss,
-    outputs=outputs, sample=sample, score=tables.score, headline=tables.headline, players=players,
-    blocks=blocks, tiny=tiny, toy=tables.toy)
+    name="tabular",
+    tag="tabular-classification",
+    kind=tables.kind,
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=tables.fields,
+    axis=tables.axis,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=tables.score,
+    headline=tables.headline,
+    players=players,
+    blocks=blocks,
+    tiny=tiny,
+    toy=tables.toy,
+)

@@ -2,7 +2,7 @@
 
 A new model is Devlin et al., BERT (arXiv:1810.04805), differing in:
 1. its tokens are pairs of characters merged (Sennrich et al., arXiv:1508.07909) instead of WordPiece, whose
-   trainer numbers them differently in every process; the text is brought to NFC and keeps its case, and a space
+   trainer numbers them differently in every process; text is brought to NFC and keeps its case, a space
    becomes a mark, so that Korean needs no tool of its own;
 2. it begins with random weights, without pre-training, and never sees a second segment.
 Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
@@ -25,12 +25,16 @@ from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime
-from . import heads, labels
+from . import heads, labels, widths
 
-DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000,
-            "dropout": 0.1}
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
-           "mask_token": "[MASK]"}
+DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 READ_FOR_VOCABULARY = 200_000  # texts from which a vocabulary is learnt
 LONGEST = 512  # tokens of a text where a model states no limit of its own
@@ -38,7 +42,7 @@ LONGEST = 512  # tokens of a text where a model states no limit of its own
 
 @dataclass(frozen=True)
 class Assets:
-    """Labels in order, the names of both fields, the tokenizer, and a digest that stands for it in comparisons."""
+    """Labels in order, the names of both fields, the tokenizer, and a digest that compares for it."""
 
     labels: tuple[str, ...]
     question: str
@@ -50,6 +54,7 @@ class Assets:
 
 # ---------------------------------------------------------------------------------------------------- folders
 
+
 def claims(folder: Path) -> bool:
     return heads.is_classifier(folder, "ForSequenceClassification")
 
@@ -57,6 +62,7 @@ def claims(folder: Path) -> bool:
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
     """See Family.read. BadInput also for a folder without a tokenizer, or whose answer is not one label."""
     from transformers import AutoModelForSequenceClassification
+
     heads.require_one_label(folder)
     tokenizer = read_tokenizer(folder)
     net = hub.read_hub(AutoModelForSequenceClassification, folder, empty)
@@ -67,6 +73,7 @@ def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of the folder; its end mark pads where it has no mark for that."""
     from transformers import AutoTokenizer
+
     tokenizer = hub.guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True)
     for name in ("is_local", "local_files_only"):  # how it was opened would be written into its config
         tokenizer.init_kwargs.pop(name, None)
@@ -84,8 +91,9 @@ def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, a
     if net.config.pad_token_id is None:
         net.config.pad_token_id = tokenizer.pad_token_id
     if len(tokenizer) > net.get_input_embeddings().num_embeddings:
-        raise BadInput(f"the tokenizer knows {len(tokenizer)} tokens, "
-                       f"the net only {net.get_input_embeddings().num_embeddings}")
+        raise BadInput(
+            f"the tokenizer knows {len(tokenizer)} tokens, the net only {net.get_input_embeddings().num_embeddings}"
+        )
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     digest = hashlib.sha256(vocabulary.encode()).hexdigest()
     return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
@@ -93,12 +101,15 @@ def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, a
 
 def longest(net: Any, tokenizer: Any) -> int:
     """How many tokens of a text the net can take. Some tables of places begin behind the padding number."""
-    tables = [module for name, module in net.named_modules()
-              if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)]
-    limits = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-              for table in tables]
-    limits += [getattr(net.config, "max_position_embeddings", None) or LONGEST] if not tables else []
-    return min(*limits, tokenizer.model_max_length)
+    places = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in net.named_modules()
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding)
+    ]
+    if not places:
+        stated = getattr(net.config, "max_position_embeddings", None) or LONGEST
+        places = [stated if stated > 0 else LONGEST]  # XLNet states -1
+    return min(*places, tokenizer.model_max_length)
 
 
 def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
@@ -109,33 +120,48 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 
 # --------------------------------------------------------------------------------------------------- new nets
 
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A BERT whose vocabulary is learnt from the records."""
     from transformers import AutoModelForSequenceClassification, BertConfig
+
     settings = hub.merged(DEFAULTS, config)
     check_settings(settings)
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
     tokenizer = learn_tokenizer(texts_of(records, question), settings["vocab_size"], settings["max_length"])
     design = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=settings["hidden_size"],
-        intermediate_size=4 * settings["hidden_size"], num_hidden_layers=settings["num_layers"],
+        vocab_size=len(tokenizer),
+        hidden_size=settings["hidden_size"],
+        intermediate_size=4 * settings["hidden_size"],
+        num_hidden_layers=settings["num_layers"],
         num_attention_heads=settings["num_heads"],
-        max_position_embeddings=settings["max_length"], hidden_dropout_prob=settings["dropout"],
-        attention_probs_dropout_prob=settings["dropout"], pad_token_id=tokenizer.pad_token_id,
-        onnuri_fields={"question": question, "answer": answer}, **heads.label_config(names))
-    net = heads.fresh(AutoModelForSequenceClassification, design, 1, generator)
+        max_position_embeddings=settings["max_length"],
+        hidden_dropout_prob=settings["dropout"],
+        attention_probs_dropout_prob=settings["dropout"],
+        pad_token_id=tokenizer.pad_token_id,
+        **heads.label_config(names),
+    )
+    design.onnuri_fields = {"question": question, "answer": answer}
+    net = widths.fresh(AutoModelForSequenceClassification, design, 1, generator, torch.float32)
     return net, assets_of(net, tokenizer, names, question, answer)
 
 
 def check_settings(settings: dict) -> None:
     """BadSettings with every fault."""
-    faults = [f"{name} must be a whole number above {least}, found {settings[name]!r}"
-              for name, least in {"hidden_size": 0, "num_layers": 0, "num_heads": 0, "max_length": 2,
-                                  "vocab_size": len(SPECIAL)}.items()
-              if type(settings[name]) is not int or settings[name] <= least]
+    faults = [
+        f"{name} must be a whole number above {least}, found {settings[name]!r}"
+        for name, least in {
+            "hidden_size": 0,
+            "num_layers": 0,
+            "num_heads": 0,
+            "max_length": 2,
+            "vocab_size": len(SPECIAL),
+        }.items()
+        if type(settings[name]) is not int or settings[name] <= least
+    ]
     if not faults and settings["hidden_size"] % settings["num_heads"]:
-        faults.append(f"{settings['num_heads']} num_heads do not divide hidden_size {settings['hidden_size']}")
+        faults.append(f"num_heads {settings['num_heads']} does not divide {settings['hidden_size']}")
     if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
         faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
     if faults:
@@ -150,22 +176,25 @@ def learn_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> A
     """A byte-pair vocabulary of at most `vocab_size` tokens; more only where that many characters occur."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     backend.decoder = decoders.Metaspace()
     marks = list(SPECIAL.values())
     backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=marks, show_progress=False))
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=marks, show_progress=False)
+    )
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(mark, marks.index(mark)) for mark in ("[CLS]", "[SEP]")])
+        single="[CLS] $A [SEP]", special_tokens=[(mark, marks.index(mark)) for mark in ("[CLS]", "[SEP]")]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **SPECIAL)
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """The body of any text model of transformers that can classify, a new head for the records' labels."""
     from transformers import AutoModelForSequenceClassification
+
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer, tokenizer = required_answer(records), read_tokenizer(folder)
     net = heads.with_new_head(AutoModelForSequenceClassification, folder, names, question, answer, generator)
@@ -175,10 +204,12 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
 def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """See Family.like: the vocabulary, the layers and the heads stay."""
     from transformers import AutoModelForSequenceClassification
-    return heads.fresh(AutoModelForSequenceClassification, net.config, scale, generator), assets
+
+    return heads.like(AutoModelForSequenceClassification, net, scale, generator), assets
 
 
 # ------------------------------------------------------------------------------------ records in, answers out
+
 
 def fields(assets: Assets) -> tuple[dict, tuple]:
     return {assets.question: "text"}, (assets.answer, "category")
@@ -188,20 +219,29 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     """What the tokenizer gives of TENSORS (B, T); labels (B,) where every record has its answer. No noise."""
     texts = [record[assets.question] or "" for record in records]
     tokens = encode(assets.tokenizer, texts, assets.max_length)
-    return {**{name: tokens[name] for name in TENSORS if name in tokens},
-            **labels.label_batch(records, assets.answer, assets.labels)}
+    return {
+        **{name: tokens[name] for name in TENSORS if name in tokens},
+        **labels.label_batch(records, assets.answer, assets.labels),
+    }
 
 
 def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
     """Token tensors, cut at `max_length`, padded on the right to the longest text."""
     with settings_kept(tokenizer):
-        return tokenizer(texts, truncation=True, max_length=max_length, padding="longest",
-                         padding_side="right", return_attention_mask=True, return_tensors="pt")
+        return tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            padding="longest",
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
 
 
 @contextmanager
 def settings_kept(tokenizer: Any) -> Iterator[None]:
-    """A call leaves its cutting and padding in a fast tokenizer; they would be written into tokenizer.json."""
+    """A call leaves its cutting and padding in a fast tokenizer; its file must not get them."""
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     before = (backend.truncation, backend.padding) if backend else (None, None)
     yield
@@ -220,8 +260,9 @@ def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
     return labels.cross_entropy(outputs(net, batch), batch["labels"])
 
 
-def sample(net: nn.Module, assets: Assets, records: Sequence[Record],
-           generators: Sequence[torch.Generator]) -> list[Record]:
+def sample(
+    net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
+) -> list[Record]:
     questions = [{assets.question: record[assets.question]} for record in records]
     found = outputs(net, collate(questions, assets, generators))
     return labels.answered(records, found, assets.answer, assets.labels)
@@ -235,8 +276,10 @@ def toy(n: int, seed: int) -> Records:
     """Short Korean and English verdicts, kind and unkind."""
     random = np.random.default_rng(seed)
     things = ["영화", "음식", "여행", "the book", "the show", "노래"]
-    verdicts = {"kind": ["정말 좋아요", "최고였다", "is great", "사랑해요"],
-                "unkind": ["별로예요", "지루했다", "is awful", "싫어요"]}
+    verdicts = {
+        "kind": ["정말 좋아요", "최고였다", "is great", "사랑해요"],
+        "unkind": ["별로예요", "지루했다", "is awful", "싫어요"],
+    }
     rows = []
     for _ in range(n):
         label = ("kind", "unkind")[random.integers(2)]
@@ -245,11 +288,25 @@ def toy(n: int, seed: int) -> Records:
 
 
 FAMILY = Family(
-    name="text_classifier", tag="text-classification", kind=lambda assets: "logits",
-    claims=claims, read=read, write=write, start=start, adopt=adopt, like=like,
-    fields=fields, axis=lambda assets: assets.labels, collate=collate, loss=loss, outputs=outputs,
-    sample=sample, score=score, headline=lambda assets: ("accuracy", "up"),
-    players=lambda net: {"classifier": net}, blocks=hub.hub_blocks,
+    name="text_classifier",
+    tag="text-classification",
+    kind=lambda assets: "logits",
+    claims=claims,
+    read=read,
+    write=write,
+    start=start,
+    adopt=adopt,
+    like=like,
+    fields=fields,
+    axis=lambda assets: assets.labels,
+    collate=collate,
+    loss=loss,
+    outputs=outputs,
+    sample=sample,
+    score=score,
+    headline=lambda assets: ("accuracy", "up"),
+    players=lambda net: {"classifier": net},
+    blocks=hub.hub_blocks,
     tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0},
     toy=toy,
 )

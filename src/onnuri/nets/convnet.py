@@ -49,9 +49,12 @@ def design_of(config: dict[str, Any]) -> Design:
 def faults_of(values: dict[str, Any]) -> list[str]:
     """What is wrong with the sizes: wrong type, out of range, a width that groups do not divide."""
     numbers = {name: values[name] for name in ("width", "depth", "num_labels")}
-    faults = [f"{name} must be a whole number from {low} to {high}, found {number!r}"
-              for name, number in numbers.items() for low, high in [LIMITS[name]]
-              if type(number) is not int or not low <= number <= high]
+    faults = [
+        f"{name} must be a whole number from {low} to {high}, found {number!r}"
+        for name, number in numbers.items()
+        for low, high in [LIMITS[name]]
+        if type(number) is not int or not low <= number <= high
+    ]
     if not faults and values["width"] % GROUP:
         faults.append(f"width must be a multiple of {GROUP}, found {values['width']}")
     low, high = LIMITS["height"]
@@ -99,7 +102,9 @@ class ConvNet(nn.Module):
         self.norm = nn.GroupNorm(widths[0] // GROUP, widths[0])
         self.blocks = nn.ModuleList(
             Block(width if place else max(width // 2, widths[0]), width, 2 if stage and not place else 1)
-            for stage, width in enumerate(widths) for place in range(design.depth))
+            for stage, width in enumerate(widths)
+            for place in range(design.depth)
+        )
         self.pooled_norm = nn.LayerNorm(2 * widths[-1])
         self.head = nn.Linear(2 * widths[-1], design.num_labels)
 

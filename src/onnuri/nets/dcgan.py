@@ -25,15 +25,20 @@ GROUPS = 4
 
 def faults_of(config: dict) -> list[str]:
     """[] or what is wrong with the entries size, channels, width and latent."""
-    faults = [f"'{name}' must be a whole number from {low} to {high}, found {config.get(name)!r}"
-              for name, (low, high) in LIMITS.items()
-              if type(config.get(name)) is not int or not low <= config[name] <= high]
+    faults = [
+        f"'{name}' must be a whole number from {low} to {high}, found {config.get(name)!r}"
+        for name, (low, high) in LIMITS.items()
+        if type(config.get(name)) is not int or not low <= config[name] <= high
+    ]
     if faults:
         return faults
     if config["channels"] == 2:
         faults.append("'channels' must be 1 or 3, found 2")
-    faults += [f"'{name}' must be a multiple of {unit}, found {config[name]}"
-               for name, unit in (("size", 4), ("width", GROUPS)) if config[name] % unit]
+    faults += [
+        f"'{name}' must be a multiple of {unit}, found {config[name]}"
+        for name, unit in (("size", 4), ("width", GROUPS))
+        if config[name] % unit
+    ]
     return faults
 
 
@@ -60,9 +65,14 @@ class Generator(nn.Module):
         self.project = nn.Linear(latent, wide[0] * side * side)
         self.normalize = nn.GroupNorm(GROUPS, wide[0])
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1),
-                          nn.GroupNorm(GROUPS, after), nn.SiLU())
-            for before, after in pairwise(wide))
+            nn.Sequential(
+                nn.Upsample(scale_factor=2),
+                nn.Conv2d(before, after, 3, padding=1),
+                nn.GroupNorm(GROUPS, after),
+                nn.SiLU(),
+            )
+            for before, after in pairwise(wide)
+        )
         self.to_pixels = nn.Conv2d(wide[-1], channels, 3, padding=1)
 
     def forward(self, latent_BL: Tensor) -> Tensor:
@@ -82,7 +92,8 @@ class Discriminator(nn.Module):
         self.from_pixels = nn.Sequential(nn.Conv2d(channels, wide[0], 3, padding=1), nn.LeakyReLU(0.2))
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
-            for before, after in pairwise(wide))
+            for before, after in pairwise(wide)
+        )
         self.judge = nn.Linear(wide[-1] * side * side, 1)
 
     def forward(self, image_BCSS: Tensor) -> Tensor:

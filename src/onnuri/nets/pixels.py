@@ -34,8 +34,10 @@ def image_field(records: Records) -> str:
         return records.answer
     if len(images) == 1:
         return images[0]
-    raise BadInput(f"{len(images)} columns hold images, one is needed: {', '.join(records.fields)}",
-                   hint="--answer NAME, where NAME is the column of images")
+    raise BadInput(
+        f"{len(images)} columns hold images, one is needed: {', '.join(records.fields)}",
+        hint="--answer NAME, where NAME is the column of images",
+    )
 
 
 def guess_shape(image: np.ndarray, multiple: int = 4) -> Shape:
@@ -90,8 +92,9 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
     return float(max(mean + np.trace(spreads[0]) + np.trace(spreads[1]) - 2 * overlap, 0.0))
 
 
-def score_images(records: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], field: str,
-                 shape: Shape) -> dict[str, float]:
+def score_images(
+    records: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], field: str, shape: Shape
+) -> dict[str, float]:
     """{"frechet_pixels": ...} between the images of `records` and those of `answers`; 0 is best."""
     real, made = ([row[field] for row in rows] for rows in (records, answers))
     return {"frechet_pixels": frechet(pixel_features(real, shape), pixel_features(made, shape))}

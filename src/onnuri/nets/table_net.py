@@ -31,8 +31,19 @@ class TableNet(nn.Module):
     lower: Tensor
     size: Tensor
 
-    def __init__(self, edges: Sequence[Sequence[float]], num_codes: Sequence[int], num_outputs: int,
-                 mean: float, scale: float, *, width: int, layers: int, embedding: int, dropout: float):
+    def __init__(
+        self,
+        edges: Sequence[Sequence[float]],
+        num_codes: Sequence[int],
+        num_outputs: int,
+        mean: float,
+        scale: float,
+        *,
+        width: int,
+        layers: int,
+        embedding: int,
+        dropout: float,
+    ):
         super().__init__()
         self.design = {"width": width, "layers": layers, "embedding": embedding, "dropout": dropout}
         self.num_numbers, self.mean, self.scale = len(edges), mean, scale
@@ -54,7 +65,7 @@ class TableNet(nn.Module):
     @torch.no_grad()
     def init_inputs(self, num_codes: Sequence[int]) -> None:
         """Missing and unknown start at zero: what training never shows must not answer at random."""
-        self.stem.weight[:, self.num_numbers:2 * self.num_numbers] = 0
+        self.stem.weight[:, self.num_numbers : 2 * self.num_numbers] = 0
         if self.embed is not None:
             nn.init.normal_(self.embed.weight, std=SPREAD)
             first = torch.tensor([0, *num_codes[:-1]]).cumsum(0)

@@ -2,16 +2,18 @@
 
 The student's loss is `weight` parts agreement with the teacher's outputs and the rest its own loss on the true answers.
 Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
-squared error for values. Differences to the paper: summed over places and records, so that it is exact under any cut of
+squared error, in units of the teacher's variance, for values. Differences to the paper: summed over places and records, so that it is exact under any cut of
 the batch; a student may be of any family whose outputs mean the same.
 """
+
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data import Data
+from ..data import Data, Records
 from ..errors import Refusal
 from ..family import mix
 from ..fit import FitSettings, Objective, fit
@@ -20,6 +22,8 @@ from ..operation import Finding, Log, Operation, Promise, Result
 from ..registry import family as find_family
 from .train import validation_of
 
+PREFIX = "teacher "
+SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
 SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
 
 
@@ -38,9 +42,12 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
     student = student or new_student(settings, model, train)
     student.require_players()
     require_same_meaning(model, student)
-    progress = fit(agreement(settings, model, student), train, validation_of(data), settings, log, fresh)
-    return Result(model=student, curves=progress.curves,
-                  findings=[Finding(name, *texts) for name, texts in progress.findings.items()])
+    progress = fit(agreement(settings, model, student, train), train, validation_of(data), settings, log, fresh)
+    return Result(
+        model=student,
+        curves=progress.curves,
+        findings=[Finding(name, *texts) for name, texts in progress.findings.items()],
+    )
 
 
 def new_student(settings: Settings, teacher: Model, records) -> Model:
@@ -50,8 +57,10 @@ def new_student(settings: Settings, teacher: Model, records) -> Model:
         family = find_family(settings.family)
         return Model(family, *family.start(settings.config, records, generator))
     if not teacher.players:
-        raise Refusal("a student of this teacher's own design could not follow a gradient",
-                      "a student of another kind that answers the same: --family NAME")
+        raise Refusal(
+            "a student of this teacher's own design could not follow a gradient",
+            "a student of another kind that answers the same: --family NAME",
+        )
     return sized(teacher, settings.size, mix(settings.seed, 1))
 
 
@@ -80,24 +89,28 @@ def require_same_meaning(teacher: Model, student: Model) -> None:
     """Raise Refusal unless the last axis of both outputs means the same."""
     one, other = teacher.family.axis(teacher.assets), student.family.axis(student.assets)
     if one != other or teacher.family.kind(teacher.assets) != student.family.kind(student.assets):
-        raise Refusal(f"the outputs of teacher and student mean different things: {str(one)[:80]} and {str(other)[:80]}",
-                      "a student started on the teacher's own labels, in the same order")
+        raise Refusal(
+            f"the outputs of teacher and student mean different things: {str(one)[:80]} and {str(other)[:80]}",
+            "a student started on the teacher's own labels, in the same order",
+        )
 
 
-def agreement(settings: Settings, teacher: Model, student: Model) -> Objective:
-    """Both models see the same records with the same noise; the teacher's part of the batch is prefixed."""
+def agreement(settings: Settings, teacher: Model, student: Model, records: Records) -> Objective:
+    """Both models see the same records with the same noise; the teacher's part of a batch is prefixed."""
+    apart = divergence_of(settings, teacher, records)
+
     def collate(records, generators):
         mine = student.family.collate(records, student.assets, generators)
         theirs = teacher.family.collate(records, teacher.assets, generators)
-        return mine | {f"teacher {name}": value for name, value in theirs.items()}
+        return mine | {f"{PREFIX}{name}": value for name, value in theirs.items()}
 
     def loss(batch, player):
-        mine = {name: value for name, value in batch.items() if not name.startswith("teacher ")}
-        theirs = {name.removeprefix("teacher "): value for name, value in batch.items() if name.startswith("teacher ")}
+        mine = {name: value for name, value in batch.items() if not name.startswith(PREFIX)}
+        theirs = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
         with torch.no_grad():
             wanted, _ = teacher.family.outputs(teacher.net, theirs)
         given, mask = student.family.outputs(student.net, mine)
-        soft, count = divergence(given.float(), wanted.float(), mask, settings, teacher.family.kind(teacher.assets))
+        soft, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
         if settings.weight == 1:
             return soft, count
         hard, hard_count = student.family.loss(student.net, mine, judge)
@@ -109,14 +122,22 @@ def agreement(settings: Settings, teacher: Model, student: Model) -> Objective:
     return Objective(student.net, {"all": student.net}, collate, loss)
 
 
-def divergence(given: Tensor, wanted: Tensor, mask: Tensor, settings: Settings, kind: str) -> tuple[Tensor, Tensor]:
-    """Sum over places (B,) of how far `given` (B, T, D) is from `wanted`, and the number of places (B,)."""
-    count = mask.sum(1).float()
-    if kind == "values":
-        return ((given - wanted).square().mean(2) * mask).sum(1), count
+def divergence_of(settings: Settings, teacher: Model, records: Records) -> Callable[[Tensor, Tensor], Tensor]:
+    """(given (B, T, D), wanted (B, T, D)) -> how far they are apart at each place (B, T)."""
     t = settings.temperature
-    each = F.kl_div(F.log_softmax(given / t, 2), F.log_softmax(wanted / t, 2), reduction="none", log_target=True).sum(2)
-    return (each * mask).sum(1) * t * t, count
+    if teacher.family.kind(teacher.assets) == "logits":
+        return lambda given, wanted: (
+            t
+            * t
+            * F.kl_div(
+                F.log_softmax(given / t, 2), F.log_softmax(wanted / t, 2), reduction="none", log_target=True
+            ).sum(2)
+        )
+    # values have units: the error is taken in the teacher's own spread, so that it weighs the same in any of them
+    some = records[:SPREAD_RECORDS].list()
+    values, mask = teacher.outputs(teacher.collate(some, settings.seed))
+    spread = values.float()[mask].var(0, unbiased=False).mean().clamp_min(1e-12)
+    return lambda given, wanted: (given - wanted).square().mean(2) / spread
 
 
 def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
@@ -126,5 +147,10 @@ def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
 
 
 OPERATION = Operation(
-    "distill", Settings, {"model": "model", "data": "data", "student": "model?"}, "model", apply,
-    (Promise("the student has the share of parameters that was asked for, or less", "at most", 1.1, smaller),))
+    "distill",
+    Settings,
+    {"model": "model", "data": "data", "student": "model?"},
+    "model",
+    apply,
+    (Promise("the student has the share of parameters that was asked for, or less", "at most", 1.1, smaller),),
+)

@@ -13,7 +13,8 @@ from ..operation import Settings as Base
 
 class Settings(Base):
     split: Literal["auto", "all", "train", "validation", "test"] = Field(
-        "auto", description="which records; auto: the test split of data that the model was trained on, else all")
+        "auto", description="which records; auto: the test split of data that the model was trained on, else all"
+    )
     batch_size: int = Field(64, ge=1, description="records answered at once")
     seed: int = Field(0, ge=0, description="seed of whatever the model draws")
 

@@ -22,7 +22,9 @@ ROLES = ("linear", "conv", "expert")
 
 class Settings(Base):
     share: float = Field(0.5, gt=0, lt=1, description="share of each matrix's numbers that becomes zero")
-    scope: Literal["matrix", "row"] = Field("matrix", description="rank the numbers within a matrix, or within each of its rows")
+    scope: Literal["matrix", "row"] = Field(
+        "matrix", description="rank the numbers within a matrix, or within each of its rows"
+    )
     seed: int = Field(0, ge=0, description="seed of the records on which batch-norm statistics are measured again")
 
 
@@ -30,7 +32,9 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with `share` of every matrix at zero."""
     found = weights(model.net, *ROLES)
     if not found:
-        raise Refusal("nothing to prune: this model holds no weight matrices", "predict, evaluate, or the teacher of distill")
+        raise Refusal(
+            "nothing to prune: this model holds no weight matrices", "predict, evaluate, or the teacher of distill"
+        )
     with torch.no_grad():
         for number, weight in enumerate(found):
             matrix = weight.view.matrix(weight.value)
@@ -43,7 +47,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
 def keep(matrix: Tensor, settings: Settings) -> Tensor:
     """1 for the numbers of (units, rows, columns) that stay: the largest of each unit, or of each row."""
     flat = matrix.abs().flatten(1) if settings.scope == "matrix" else matrix.abs()
-    count = int(round(settings.share * flat.shape[-1]))
+    count = round(settings.share * flat.shape[-1])
     kept = torch.ones_like(flat)
     kept.scatter_(-1, flat.argsort(dim=-1, stable=True)[..., :count], 0)
     return kept.reshape(matrix.shape)
@@ -62,10 +66,23 @@ def missing_zeros(settings: Settings, inputs: dict, result: Result) -> float:
 def change_of_the_rest(settings: Settings, inputs: dict, result: Result) -> float:
     """The largest change of a number that was not set to zero."""
     assert result.model is not None
-    pairs: list[tuple[Weight, Weight]] = list(zip(weights(inputs["model"].net, *ROLES), weights(result.model.net, *ROLES)))
-    return max(float((b.matrix - a.matrix)[b.matrix != 0].abs().max()) if bool((b.matrix != 0).any()) else 0.0 for a, b in pairs)
+    pairs: list[tuple[Weight, Weight]] = list(
+        zip(weights(inputs["model"].net, *ROLES), weights(result.model.net, *ROLES))
+    )
+    return max(
+        float((b.matrix - a.matrix)[b.matrix != 0].abs().max()) if bool((b.matrix != 0).any()) else 0.0
+        for a, b in pairs
+    )
 
 
-OPERATION = Operation("prune", Settings, {"model": "model", "data": "data"}, "model", apply, (
-    Promise("share of zeros below what was asked for", "at most", 0.02, missing_zeros),
-    Promise("largest change of a number that was kept", "at most", 0.0, change_of_the_rest)))
+OPERATION = Operation(
+    "prune",
+    Settings,
+    {"model": "model", "data": "data"},
+    "model",
+    apply,
+    (
+        Promise("share of zeros below what was asked for", "at most", 0.02, missing_zeros),
+        Promise("largest change of a number that was kept", "at most", 0.0, change_of_the_rest),
+    ),
+)

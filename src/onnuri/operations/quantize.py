@@ -21,7 +21,9 @@ ROLES = ("linear", "conv", "expert", "embedding")
 
 
 class Settings(Base):
-    scheme: Literal["int8", "int8-dynamic"] = Field("int8", description="weights alone, or activations of Linear layers too")
+    scheme: Literal["int8", "int8-dynamic"] = Field(
+        "int8", description="weights alone, or activations of Linear layers too"
+    )
     embeddings: bool = Field(True, description="pack embedding tables as well")
 
 
@@ -32,7 +34,9 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     roles = ROLES if settings.embeddings else ROLES[:-1]
     found = weights(model.net, *roles)
     if not found:
-        raise Refusal("nothing to quantize: this model holds no weight matrices", "predict, evaluate, or the teacher of distill")
+        raise Refusal(
+            "nothing to quantize: this model holds no weight matrices", "predict, evaluate, or the teacher of distill"
+        )
     for number, weight in enumerate(found):
         pack(weight, settings.scheme)
         log.progress(number + 1, len(found), "matrices packed")
@@ -43,8 +47,10 @@ def worst_rounding(settings: Settings, inputs: dict, result: Result) -> float:
     """The largest |float - packed| in units of the row's scale; 0.5 is what rounding to nearest allows."""
     assert result.model is not None
     original = {weight.name: weight for weight in weights(inputs["model"].net)}
-    return max(float((original[name].matrix.float() / base.scale - base.view.matrix(base.codes)).abs().max())
-               for name, (_, base) in packed_weights(result.model.net).items())
+    return max(
+        float((original[name].matrix.float() / base.scale - base.view.matrix(base.codes)).abs().max())
+        for name, (_, base) in packed_weights(result.model.net).items()
+    )
 
 
 def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float:
@@ -52,6 +58,14 @@ def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float
     return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test")[:64])
 
 
-OPERATION = Operation("quantize", Settings, {"model": "model", "data": "data"}, "model", apply, (
-    Promise("largest rounding error, in steps of the row's scale", "at most", 0.51, worst_rounding),
-    Promise("largest relative change of the outputs", "at most", 0.25, change_of_outputs)))
+OPERATION = Operation(
+    "quantize",
+    Settings,
+    {"model": "model", "data": "data"},
+    "model",
+    apply,
+    (
+        Promise("largest rounding error, in steps of the row's scale", "at most", 0.51, worst_rounding),
+        Promise("largest relative change of the outputs", "at most", 0.25, change_of_outputs),
+    ),
+)

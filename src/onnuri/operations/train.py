@@ -29,8 +29,11 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
         return Result(model=model)
     model.require_players()
     progress = fit(objective_of(model), train, validation_of(data), settings, log, fresh)
-    return Result(model=model, curves=progress.curves,
-                  findings=[Finding(name, *texts) for name, texts in progress.findings.items()])
+    return Result(
+        model=model,
+        curves=progress.curves,
+        findings=[Finding(name, *texts) for name, texts in progress.findings.items()],
+    )
 
 
 def started(settings: Settings, records: Records) -> Model:
@@ -44,8 +47,12 @@ def started(settings: Settings, records: Records) -> Model:
 
 def objective_of(model: Model) -> Objective:
     """The family's own loss, player by player."""
-    return Objective(model.net, model.players, lambda records, generators: model.family.collate(records, model.assets, generators),
-                     lambda batch, player: model.family.loss(model.net, batch, player))
+    return Objective(
+        model.net,
+        model.players,
+        lambda records, generators: model.family.collate(records, model.assets, generators),
+        lambda batch, player: model.family.loss(model.net, batch, player),
+    )
 
 
 def validation_of(data: Data) -> Records | None:

@@ -1,0 +1,59 @@
+"""The state of an unfinished training: kept under parameter names, and taken up again bit for bit.
+
+Tensors of the net, the best ones so far, the optimizers' moments, and the progress. No generator's state is kept: batch
+order and noise are functions of seed and step.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .fit import Loop
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+
+
+def save(loop: "Loop") -> None:
+    """Hand the whole state to the log; it replaces the one before."""
+    if not loop.processes.is_main_process:
+        return
+    names = {id(parameter): name for name, parameter in loop.objective.net.named_parameters()}
+    tensors = {f"net.{name}": value.detach() for name, value in stored(loop).items()}
+    tensors |= {f"best.{name}": value for name, value in loop.best_state.items()}
+    for player, optimizer in loop.optimizers.items():
+        tensors |= {
+            f"optimizer.{player}.{key}.{names[id(parameter)]}": value
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
+    loop.log.save_state(tensors, vars(loop.progress) | {"total": loop.total})
+
+
+def resume(loop: "Loop") -> None:
+    """Go on from a state that an interrupted run left; it must be of the same length to be the same work."""
+    kept = loop.log.load_state()
+    if kept is None or kept[1]["total"] != loop.total:
+        return
+    tensors, facts = kept
+    for name, value in facts.items():
+        if name != "total":
+            setattr(loop.progress, name, value)
+    with torch.no_grad():
+        for name, value in stored(loop).items():
+            value.copy_(tensors[f"net.{name}"])
+    loop.best_state = {name.removeprefix("best."): v for name, v in tensors.items() if name.startswith("best.")}
+    names = {id(parameter): name for name, parameter in loop.objective.net.named_parameters()}
+    for player, optimizer in loop.optimizers.items():
+        for parameter in loop.trained[player]:
+            keys = {key: f"optimizer.{player}.{key}.{names[id(parameter)]}" for key in MOMENTS}
+            optimizer.state[parameter] = {key: tensors[name] for key, name in keys.items() if name in tensors}
+    loop.log.progress(loop.progress.step, loop.total, "resumed")
+
+
+def stored(loop: "Loop") -> dict[str, Tensor]:
+    """Each stored tensor of the net once, under its first name."""
+    seen: dict[int, str] = {}
+    tensors: dict[str, Any] = loop.objective.net.state_dict(keep_vars=True)
+    return {name: value for name, value in tensors.items() if seen.setdefault(id(value), name) == name}
