@@ -18,16 +18,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import checkpoint, doctor, machine
+from . import checkpoint, doctor, machine, speed
 from .data import Record, Records
 from .errors import BadSettings, BrokenPromise
 from .family import Batch, Generators, mix
 from .operation import Finding, Log, Settings
+from .speed import Loss
 from .weights import weights
 
-Loss = Callable[[Batch, str], tuple[Tensor, Tensor]]
 VALIDATION_RECORDS = 2048
-LARGE_NET = 1_000_000  # parameters from which bf16 saves more in products than it costs in casts
 
 
 class FitSettings(Settings):
@@ -93,13 +92,13 @@ def fit(
         )
     machine.keep_memory()
     loop = Loop(objective, train, validation, settings, log, fresh)
-    dtypes = {name: p.dtype for name, p in objective.net.named_parameters()}
+    dtypes = {tensor: tensor.dtype for tensor in [*objective.net.parameters(), *objective.net.buffers()]}
     objective.net.float()  # short dtypes would lose the small updates: masters are fp32, products bf16 under autocast
     with torch.random.fork_rng():
         loop.run()
-    for name, parameter in objective.net.named_parameters():
-        parameter.data = parameter.data.to(dtypes[name])
-        parameter.grad = None
+    objective.net.zero_grad(set_to_none=True)
+    for tensor, dtype in dtypes.items():
+        tensor.data = tensor.data.to(dtype)
     objective.net.eval()
     return loop.progress
 
@@ -133,18 +132,19 @@ class Loop:
         self.zeros = kept_zeros(objective.net)
         self.frozen_statistics = self.must_freeze_statistics()
         self.bf16 = settings.precision == "bf16" or (
-            settings.precision == "auto" and bf16_pays(objective.net, self.device)
+            settings.precision == "auto" and speed.bf16_pays(objective.net, self.device)
         )
         self.loss: Loss = objective.loss
         self.progress = Progress()
         self.best_state: dict[str, Tensor] = {}
+        self.shuffled = (-1, torch.empty(0))
 
     # ------------------------------------------------------------------------------------------------------- the course
 
     def run(self) -> None:
         checkpoint.resume(self)
         if self.settings.compile:
-            self.loss = self.compiled_if_it_pays()
+            self.compile()
         saved = time.monotonic()
         while self.progress.step < self.total and not self.progress.stopped:
             self.step()
@@ -202,12 +202,17 @@ class Loop:
     def batch(self, step: int) -> tuple[list[Record], list[int], int]:
         """This process's records of a step, their row numbers, and the epoch."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(mix(self.settings.seed, epoch)))
         size = self.settings.batch_size
-        rows = order[place * size : (place + 1) * size][
-            self.processes.process_index :: self.processes.num_processes
-        ].tolist()
+        whole = self.order(epoch)[place * size : (place + 1) * size]
+        rows = whole[self.processes.process_index :: self.processes.num_processes].tolist()
         return self.train[rows].list(), rows, epoch
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows of an epoch, shuffled; kept until another epoch is asked for."""
+        if self.shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.settings.seed, epoch))
+            self.shuffled = epoch, torch.randperm(len(self.train), generator=generator)
+        return self.shuffled[1]
 
     def micro_batches(self, records: list[Record], keys: list[int], epoch: int) -> Iterator[Batch]:
         size = self.settings.micro_batch or max(len(records), 1)
@@ -324,29 +329,15 @@ class Loop:
             return list(layers)
         return []
 
-    def compiled_if_it_pays(self) -> Loss:
-        """The compiled loss where it is at least 5 % faster than the eager one on the first batch, else the eager one."""
-        compiled = torch.compile(self.objective.loss, dynamic=False)
+    def compile(self) -> None:
+        """Replace the loss by its compiled form where that pays on the first batch."""
         records, keys, epoch = self.batch(0)
-        batch = next(self.micro_batches(records, keys, epoch))
         player = next(iter(self.objective.parts))
-
-        def seconds(loss: Loss) -> float:
-            times = []
-            for _ in range(4):
-                began = time.perf_counter()
-                with self.only(player), self.autocast():
-                    loss(batch, player)[0].sum().backward()
-                times.append(time.perf_counter() - began)
-            self.objective.net.zero_grad(set_to_none=True)
-            return min(times[1:])
-
-        eager, fast = seconds(self.objective.loss), seconds(compiled)
-        pays = fast < 0.95 * eager
-        self.log.warn(
-            f"compiled {fast * 1e3:.1f} ms against {eager * 1e3:.1f} ms a batch: {'kept' if pays else 'not kept'}"
-        )
-        return compiled if pays else self.objective.loss
+        with self.only(player), self.autocast():
+            self.loss = speed.compiled_if_it_pays(
+                self.loss, next(self.micro_batches(records, keys, epoch)), player, self.log
+            )
+        self.objective.net.zero_grad(set_to_none=True)
 
     # ------------------------------------------------------------------------------------------------------- the doctor
 
@@ -398,13 +389,3 @@ def kept_zeros(net: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
             if 0.05 < float(zero.float().mean()) < 1:
                 found.append((parameter, zero))
     return found
-
-
-def bf16_pays(net: nn.Module, device: torch.device) -> bool:
-    """Whether products in bf16 are native here and the net is large enough to gain from them."""
-    native = (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    )
-    return native and sum(p.numel() for p in net.parameters()) >= LARGE_NET

@@ -53,9 +53,12 @@ def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:
         raise BadInput(*(f"there is no column '{name}'; {propose(name, records.fields)}" for name in missing))
-    kinds = records.fields | (fields or {})
+    kinds: dict[str, Kind] = dict(records.fields)
+    kinds.update(fields or {})
     answer = answer or records.answer or guess_answer(kinds)
-    kept = {name: kind for name, kind in kinds.items() if not fields or name in fields or name == answer}
+    kept = dict(kinds)
+    for name in [name for name in kinds if fields and name not in fields and name != answer]:
+        del kept[name]
 
     def get(rows: Sequence[int]) -> list[Record]:
         return [{name: coerce(record[name], kind, name) for name, kind in kept.items()} for record in records.get(rows)]

@@ -2,8 +2,8 @@
 
 The student's loss is `weight` parts agreement with the teacher's outputs and the rest its own loss on the true answers.
 Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
-squared error, in units of the teacher's variance, for values. Differences to the paper: summed over places and records, so that it is exact under any cut of
-the batch; a student may be of any family whose outputs mean the same.
+squared error, in units of the teacher's variance, for values. Differences to the paper: it is summed over places and
+records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same.
 """
 
 from collections.abc import Callable
