@@ -25,7 +25,9 @@ def curve(launcher: list[str], out) -> list[tuple[int, float]]:
 def test_two_processes_give_the_curve_of_one(tmp_path, monkeypatch, extra):
     monkeypatch.setattr(sys.modules[__name__], "ARGUMENTS", [*ARGUMENTS, *extra])
     one = curve([sys.executable], tmp_path / "one")
-    two = curve([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"], tmp_path / "two")
+    two = curve(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"], tmp_path / "two"
+    )
     assert len(one) == len(two) == 30
     worst = max(abs(a - b) / abs(a) for (_, a), (_, b) in zip(one, two))
     assert worst < 1e-3, "the sums are taken in another order: rounding, amplified over 30 steps"

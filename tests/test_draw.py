@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnuri import draw
+from onnuri import draw, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAN, INF = float("nan"), float("inf")
@@ -85,33 +85,6 @@ def test_a_legend_only_for_two_and_both_languages_for_a_pair():
     assert '<text class="ko" lang="ko"' in two.replace("  ", " ") or 'class="ko" lang="ko"' in two
 
 
-@pytest.mark.parametrize("low,high", [(0, 1), (0.95, 0.99), (-3, 1e6), (1e-9, 2e-9), (12.3, 12.4), (0, 1e99)])
-def test_ticks_are_round_and_inside(low, high):
-    ticks = draw.even_ticks(low, high)
-    assert 2 <= len(ticks) <= 12
-    assert all(low - 1e-6 * (high - low) <= tick <= high + 1e-6 * (high - low) for tick in ticks)
-    assert len({draw.tick_text(tick) for tick in ticks}) == len(ticks)
-
-
-@pytest.mark.parametrize("low,high", [(1, 1e12), (35_000, 39_000), (8e3, 4e5), (1, 2), (1e-8, 1e8)])
-def test_logarithmic_ticks_are_few_and_inside(low, high):
-    ticks = draw.log_ticks(low, high)
-    assert 2 <= len(ticks) <= 7
-    assert all(low <= tick <= high for tick in ticks)
-
-
-@pytest.mark.parametrize(
-    "value,words",
-    [(0, "0"), (0.25, "0.25"), (1500, "1500"), (20_000, "20k"), (3e6, "3M"), (0.1 + 0.2, "0.3"), (-40_000, "-40k")],
-)
-def test_ticks_in_words(value, words):
-    assert draw.tick_text(value) == words
-
-
-def test_bytes_in_words():
-    assert [draw.byte_text(value) for value in (812, 38_400, 2e6)] == ["812\u00a0B", "38.4\u00a0kB", "2\u00a0MB"]
-
-
 def spot(label, x, y, **more):
     return {"label": label, "x": x, "y": y, **more}
 
@@ -141,13 +114,13 @@ def test_no_points_are_a_note(points):
     assert "nothing to draw" in texts(draw.pareto(points, "size", "score"))
 
 
-def label_boxes(svg: str) -> list[draw.Box]:
+def label_boxes(drawn: str) -> list[draw.Box]:
     """Where the labels of the points stand, by the same measure of text as the drawing uses."""
     found = []
-    for part in parsed(svg).iter(f"{SVG}text"):
+    for part in parsed(drawn).iter(f"{SVG}text"):
         if part.get("font-weight") == "600":
             x, y = float(part.get("x") or 0), float(part.get("y") or 0)
-            found.append((x, y - 11, x + draw.text_width("".join(part.itertext())), y + 3))
+            found.append((x, y - 11, x + svg.text_width("".join(part.itertext())), y + 3))
     return found
 
 

@@ -289,39 +289,6 @@ def test_equal_models_share_one_point():
     assert found and found["wide"].count("<circle") == 1 and "a, b" in found["wide"]
 
 
-@pytest.mark.parametrize(
-    "seconds,words",
-    [
-        (None, "–"),
-        (0.0021, "2.10 ms"),
-        (12.34, "12.3 s"),
-        (252, "4 min 12 s"),
-        (59.999, "60.0 s"),
-        (3840, "1 h 04 min"),
-        (float("nan"), "–"),
-    ],
-)
-def test_times_in_words(seconds, words):
-    assert report.time_text(seconds).replace("\u00a0", " ") == words
-
-
-@pytest.mark.parametrize(
-    "value,words",
-    [
-        (None, "–"),
-        (0, "0 B"),
-        (1, "1 B"),
-        (812, "812 B"),
-        (999.6, "1.00 kB"),
-        (38_400, "38.4 kB"),
-        (999_999, "1.00 MB"),
-        (1.5e15, "1,500 TB"),
-    ],
-)
-def test_bytes_in_words(value, words):
-    assert report.size_text(value).replace("\u00a0", " ") == words
-
-
 def test_a_page_takes_well_under_a_second():
     report.template()
     start = time.perf_counter()

@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "open_model": "model",
-    "save_model": "model",
+    "write_model": "model",
     "Model": "model",
-    "open_data": "data",
+    "open_data": "sources",
     "Records": "data",
     "Family": "family",
     "Operation": "operation",

@@ -5,40 +5,51 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Exit code 2 and one message for anything that is the user's to put right."""
+    """Run the command line. Exit code 2 and one message for anything that is the user's to put right; 1 and one message
+    for a fault of ours. `--debug` shows the trace of either."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from .errors import OnnuriError
-
     debug = "--debug" in sys.argv
     try:
+        for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot spell must not end the command
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         from .cli import command
 
         command(prog_name="onnuri", args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)
-    except KeyboardInterrupt:
-        fail("stopped; everything finished is intact, and the same command goes on where it stopped")
-    except OnnuriError as error:
-        if debug:
+        sys.stdout.flush()
+    except (KeyboardInterrupt, Exception) as error:
+        if debug and isinstance(error, Exception):
             raise
-        fail(str(error))
-    except OSError as error:
-        if debug:
-            raise
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
-    except Exception as error:
-        from click import Abort, ClickException
-
-        if isinstance(error, ClickException):
-            error.show()
-            sys.exit(2)
-        if isinstance(error, Abort):
-            fail("stopped; everything finished is intact, and the same command goes on where it stopped")
-        raise
+        sys.exit(explain(error))
 
 
-def fail(message: str) -> None:
+def explain(error: BaseException) -> int:
+    """Tell on stderr what went wrong, in one message; the exit code."""
+    from click import Abort, ClickException
+
+    from .errors import OnnuriError
+
+    if isinstance(error, ClickException):
+        error.show()
+    elif isinstance(error, (KeyboardInterrupt, Abort)):
+        say("stopped; everything finished is intact, and the same command goes on where it stopped")
+    elif isinstance(error, OnnuriError):
+        say(str(error))
+    elif isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    elif isinstance(error, OSError):
+        say(f"{error.filename or 'a file'}: {error.strerror or error}")
+    elif isinstance(error, MemoryError):
+        say("there is not enough memory for this; a smaller --batch-size or model needs less")
+    else:
+        reason = (str(error) or "no reason given").splitlines()[0]
+        say(f"a fault of Onnuri itself: {type(error).__name__}: {reason}\n  try: --debug shows where; please report it")
+        return 1
+    return 2
+
+
+def say(message: str) -> None:
     print(f"onnuri: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,40 +17,54 @@ from .errors import BadInput
 ENDINGS = (".jsonl", ".csv", ".parquet")
 
 
-def write_records(records: list[Record], out: Path) -> None:
-    """Write all of them, whole or not at all. BadInput for an ending that is not known."""
+def require_ending(out: Path) -> None:
+    """BadInput for an ending that is not known."""
     if out.suffix not in ENDINGS:
         raise BadInput(
             f"answers are written as {', '.join(ENDINGS)}; found '{out.suffix}'", hint=f"--out {out.stem}.jsonl"
         )
+
+
+def write_records(records: list[Record], out: Path) -> None:
+    """Write all of them, whole or not at all. BadInput for an ending that is not known."""
+    require_ending(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     rows = [{name: jsonable(value) for name, value in record.items()} for record in records]
-    if out.suffix == ".jsonl":
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    else:
-        import polars as pl
+    try:
+        write_rows(rows, partial, out.suffix)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
 
-        flat = [
-            {name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()}
-            for row in rows
-        ]
-        frame = pl.DataFrame(flat, infer_schema_length=None)
-        frame.write_csv(partial) if out.suffix == ".csv" else frame.write_parquet(partial)
-    handle = os.open(partial, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-    os.replace(partial, out)
+
+def write_rows(rows: list[dict[str, Any]], path: Path, ending: str) -> None:
+    """Rows of plain values; in the columns of csv and parquet a dict or a list stands as JSON."""
+    if ending == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return
+    import polars as pl
+
+    flat = [
+        {name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()}
+        for row in rows
+    ]
+    frame = pl.DataFrame(flat, infer_schema_length=None)
+    frame.write_csv(path) if ending == ".csv" else frame.write_parquet(path)
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON can hold it; a picture becomes {"png": base64}."""
+    """A value as JSON can hold it; a picture becomes {"png": base64}, a number that is none becomes null."""
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
         buffer = io.BytesIO()
         Image.fromarray(value).save(buffer, "PNG")
         return {"png": base64.b64encode(buffer.getvalue()).decode()}
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, dict):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import BadInput, Refusal
-from .weights import View, Weight, weights
+from .weights import View, Weight, is_transposed_linear, weights
 
 SLOT = "attached"
 
@@ -24,9 +24,9 @@ SLOT = "attached"
 class Plain(nn.Module):
     """The base of a stack: the stored parameter itself."""
 
-    def __init__(self, parameter: nn.Parameter):
+    def __init__(self, parameter: nn.Parameter, view: View):
         super().__init__()
-        self.parameter = parameter
+        self.parameter, self.view = parameter, view
 
     @property
     def shape(self) -> torch.Size:
@@ -36,7 +36,10 @@ class Plain(nn.Module):
         return self.parameter
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, self.parameter, bias)
+        return F.linear(x, self.view.matrix(self.parameter)[0], bias)
+
+    def rows(self, places: Tensor) -> Tensor:
+        return F.embedding(places, self.parameter)
 
 
 class Int8(nn.Module):
@@ -66,11 +69,14 @@ class Int8(nn.Module):
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out) without forming the float matrix."""
-        product = (
-            dynamic_product(x, self.codes) if self.scheme == "int8-dynamic" else F.linear(x, self.codes.to(x.dtype))
-        )
+        codes = self.view.matrix(self.codes)[0]
+        product = dynamic_product(x, codes) if self.scheme == "int8-dynamic" else F.linear(x, codes.to(x.dtype))
         product = (product * self.scale[0, :, 0]).to(x.dtype)
         return product if bias is None else product + bias
+
+    def rows(self, places: Tensor) -> Tensor:
+        """These rows of a table, without forming the float table."""
+        return (self.codes[places].float() * self.scale[0, :, 0][places].unsqueeze(-1)).to(self.dtype)
 
 
 def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
@@ -96,7 +102,11 @@ class Stack(nn.Module):
 
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out); the base's own product where nothing is attached above it."""
-        return F.linear(x, self(), bias) if len(self.functions) else self.base.linear(x, bias)
+        return F.linear(x, self.base.view.matrix(self())[0], bias) if len(self.functions) else self.base.linear(x, bias)
+
+    def rows(self, places: Tensor) -> Tensor:
+        """The rows of a table at these places; the base's own choice where nothing is attached above it."""
+        return F.embedding(places, self()) if len(self.functions) else self.base.rows(places)
 
 
 # ------------------------------------------------------------------------------------------------ hanging and unhanging
@@ -112,8 +122,11 @@ def stacks(module: nn.Module) -> dict[str, Stack]:
 def attached_class(original: type, attributes: tuple[str, ...]) -> type:
     """A subclass of `original` that computes these attributes from their stacks."""
     body: dict = {name: property(lambda self, name=name: stacks(self)[name]()) for name in attributes}
-    if issubclass(original, nn.Linear):
+    # a class that overrides the forward pass of these does something of its own with the tensor
+    if original.forward is nn.Linear.forward or is_transposed_linear(original):
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
+    if original.forward is nn.Embedding.forward:
+        body["forward"] = lambda self, x: stacks(self)["weight"].rows(x)
     if issubclass(original, nn.RNNBase):  # torch keeps a second list of the same tensors
         body["_flat_weights"] = property(
             lambda self: [getattr(self, name) for name in self._flat_weights_names], lambda self, _: None
@@ -127,7 +140,7 @@ def put_stack(weight: Weight, base: Plain | Int8 | None = None) -> Stack:
     if stack is None:
         parameter = weight.homes[0][0]._parameters[weight.homes[0][1]]
         assert parameter is not None
-        stack = Stack(base or Plain(parameter))
+        stack = Stack(base or Plain(parameter, weight.view))
         for module, attribute in weight.homes:
             hang(module, attribute, stack)
     elif base is not None:
@@ -202,6 +215,12 @@ def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Int8]]:
 
 def is_packed(net: nn.Module) -> bool:
     return any(isinstance(module, Int8) for module in net.modules())
+
+
+def require_float(net: nn.Module, doing: str) -> None:
+    """Raise Refusal for a packed net: its codes can be computed with, but not changed."""
+    if is_packed(net):
+        raise Refusal("the matrices of this model are packed as integers", f"{doing} the model that it was made from")
 
 
 def plain_tensors(net: nn.Module) -> dict[str, Tensor]:

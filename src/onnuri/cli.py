@@ -1,9 +1,13 @@
 """The command line, derived from the operations: a setting is an option, an input an argument. No logic of its own.
 
+With --json stdout holds one JSON value, or nothing at all where the command failed: the message is on stderr then, and the
+exit code is 2. `verify` is the one that gives its result and exit code 2. A number that is none is written as null.
+
 Nothing heavy is imported before a command runs; the help of a command imports only that command's operation.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +86,8 @@ class Tolerant(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         from .errors import BadSettings, propose
 
-        known = [name for param in self.params for name in param.opts if name.startswith("--")]
+        names = [name for param in self.params for name in (*param.opts, *param.secondary_opts)]
+        known = [name for name in names if name.startswith("--")]
         wrong = [a.split("=")[0] for a in args if a.startswith("--") and a.split("=")[0] not in [*known, "--help"]]
         if wrong:
             raise BadSettings(
@@ -136,7 +141,7 @@ def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None
         quiet=as_json,
     )
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        click.echo(json_text(result))
     else:
         from .show import result_text
 
@@ -145,16 +150,38 @@ def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None
 
 def pairs(text: str | None) -> dict[str, Any]:
     """NAME=VALUE,... as a dict; values are read as YAML, so numbers are numbers."""
-    if not text:
-        return {}
+    return {name: value for part in (text or "").split(",") if text for name, value in pair(part).items()}
+
+
+def pair(text: str) -> dict[str, Any]:
+    """NAME=VALUE as {NAME: VALUE}. BadSettings where it is none, or where the value is no text, number, list or mapping."""
     import yaml
 
     from .errors import BadSettings
 
-    parts = [part.partition("=") for part in text.split(",")]
-    if bad := [name for name, equals, _ in parts if not equals or not name.strip()]:
-        raise BadSettings(f"'{bad[0]}' is not NAME=VALUE in '{text}'")
-    return {name.strip(): yaml.safe_load(value) for name, _, value in parts}
+    name, equals, given = text.partition("=")
+    if not equals or not name.strip():
+        raise BadSettings(f"'{text}' is not NAME=VALUE")
+    try:
+        value = yaml.safe_load(given)
+        json.dumps(value)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise BadSettings(f"the value in '{text}' cannot be read: {reason}", hint="quote it") from error
+    return {name.strip(): value}
+
+
+def json_text(value: Any) -> str:
+    """One line of strict JSON: what is no number (a score of nothing) is null."""
+
+    def strict(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: strict(entry) for name, entry in part.items()}
+        if isinstance(part, (list, tuple)):
+            return [strict(entry) for entry in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    return json.dumps(strict(value), ensure_ascii=False)
 
 
 # -------------------------------------------------------------------------------------------------------- our own commands
@@ -172,8 +199,9 @@ def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json:
     from .recipe import run_recipe
     from .show import recipe_text
 
-    result = run_recipe(recipe, Path(out) if out else None, pairs(",".join(changes)), quiet=as_json)
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else recipe_text(result))
+    changed = {name: value for change in changes for name, value in pair(change).items()}
+    result = run_recipe(recipe, Path(out) if out else None, changed, quiet=as_json)
+    click.echo(json_text(result) if as_json else recipe_text(result))
 
 
 @command.command("show")
@@ -185,10 +213,12 @@ def show_command(model: Path, as_json: bool) -> None:
     from .errors import BadInput
     from .show import timeline
 
+    if not model.is_dir():
+        raise BadInput(f"{model} is not a folder", hint="name a model folder")
     lines = ledger.read(model)
     if not lines:
         raise BadInput(f"{model} has no ledger", hint="folders that Onnuri wrote have one")
-    click.echo(json.dumps(lines, ensure_ascii=False) if as_json else timeline(model, lines))
+    click.echo(json_text(lines) if as_json else timeline(model, lines))
 
 
 @command.command("verify")
@@ -200,7 +230,7 @@ def verify_command(model: Path, as_json: bool) -> None:
 
     faults = ledger.verify(model)
     if as_json:
-        click.echo(json.dumps({"model": str(model), "verified": not faults, "faults": faults}, ensure_ascii=False))
+        click.echo(json_text({"model": str(model), "verified": not faults, "faults": faults}))
     else:
         click.echo("\n".join(faults) or f"{model}: unchanged, {len(ledger.read(model))} ledger lines")
     if faults:

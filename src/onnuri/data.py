@@ -114,7 +114,7 @@ class Data:
         if not len(part):
             raise BadInput(
                 f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)",
-                hint="more rows, or --split all",
+                hint="more rows",
             )
         return part
 
@@ -177,6 +177,16 @@ def check_answers(records: Records, name: str, labels: Sequence[str]) -> None:
         )
     if faults:
         raise BadInput(*faults, hint="correct the rows, or train a new head with --new-head")
+
+
+def check_numbers(records: Records, name: str) -> None:
+    """Error when an answer that is a number is missing."""
+    values = list(records.column(name))
+    if None in values:
+        raise BadInput(
+            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}",
+            hint="fill in or drop those rows",
+        )
 
 
 def labels_of(records: Records) -> list[str]:

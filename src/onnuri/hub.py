@@ -24,16 +24,21 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
-CONFIGS = ("config.json", "model_index.json", "tokenizer_config.json", "preprocessor_config.json")
+CONFIG_NAMES = ("config.json", "model_index.json")  # endings: tokenizer_config.json and its kin as well
+LARGEST_JSON = 2**26  # bytes
 
 
 def read_json(path: Path) -> dict:
     """A JSON object; BadInput when it is missing, malformed, not UTF-8 or no object."""
     try:
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is not a file")
+        if path.stat().st_size > LARGEST_JSON:
+            raise BadInput(f"{path} is larger than {LARGEST_JSON // 2**20} MiB; no such file describes a model")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadInput(f"{path} must hold a JSON object, found {type(value).__name__}")
@@ -52,19 +57,20 @@ def check_folder(folder: Path) -> None:
     """Raise BadInput, with every fault at once, unless the folder is safe to open."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder", hint="name a model folder")
-    faults = [
-        f"{folder / name} names code to run (auto_map); Onnuri runs no code from a model folder"
-        for name in CONFIGS
-        if (folder / name).exists() and "auto_map" in read_json(folder / name)
-    ]
     files = sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink())
-    faults += [f"{p} leads outside the folder" for p in files if p.is_symlink() and escapes(p, folder)]
+    faults = [f"{p} leads outside the folder" for p in files if p.is_symlink() and escapes(p, folder)]
+    files = [p for p in files if p.is_file()]
+    faults += [
+        f"{p} names code to run (auto_map); Onnuri runs no code from a model folder"
+        for p in files
+        if p.name.endswith(CONFIG_NAMES) and not p.is_relative_to(folder / "onnuri") and names_code(read_json(p))
+    ]
     faults += [
         f"{p}: the index names {name!r}, which leads outside the folder"
         for p in files
         if p.name.endswith(".safetensors.index.json")
-        for name in sorted(set(read_json(p).get("weight_map", {}).values()))
-        if not within(p.parent / str(name), folder)
+        for name in shards_of(p)
+        if ".." in Path(name).parts or escapes(p.parent / name, folder)
     ]
     faults += [fault for p in files if p.suffix == ".safetensors" for fault in check_safetensors(p)]
     if not any(p.suffix == ".safetensors" for p in files):
@@ -73,8 +79,27 @@ def check_folder(folder: Path) -> None:
         raise BadInput(*faults, hint=cure(faults))
 
 
+def names_code(value: Any) -> bool:
+    """Whether a config, or a part of it, has an entry `auto_map`."""
+    parts = [value]  # a stack, since a config may be nested deeper than Python calls
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict) and "auto_map" in part:
+            return True
+        parts += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return False
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of safetensors names; BadInput unless it is {tensor: file}."""
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise BadInput(f"{index} is no index: its weight_map must name a file for each tensor")
+    return sorted(set(named.values()))
+
+
 def cure(faults: list[str]) -> str:
-    if "auto_map" in faults[0]:
+    if "(auto_map)" in faults[0]:
         return "delete the auto_map entry if a class of transformers itself reads this model"
     if "pickled" in faults[0]:
         return "save the model again as safetensors: model.save_pretrained(folder, safe_serialization=True)"
@@ -82,13 +107,17 @@ def cure(faults: list[str]) -> str:
 
 
 def within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    """Whether a path stays in the folder; one that leads nowhere at all (a ring of links, a NUL) does not."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def escapes(link: Path, folder: Path) -> bool:
     """A link that leaves the folder, other than into the `blobs` of the same Hugging Face cache entry."""
     blobs = folder.resolve().parent.parent / "blobs"
-    return not within(link, folder) and not link.resolve().is_relative_to(blobs)
+    return not within(link, folder) and not within(link, blobs)
 
 
 def check_safetensors(path: Path) -> list[str]:
@@ -109,7 +138,12 @@ def read_hub(auto: Any, folder: Path, empty: bool) -> Any:
     if empty:
         return guarded(lambda path: empty_net(auto, path), folder)
     net, report = guarded(
-        auto.from_pretrained, folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        auto.from_pretrained,
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the report then, by name; else the error names none
     )
     check_report(report, folder)
     return net.eval()
@@ -141,7 +175,9 @@ def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any
     body = f"{net.base_model_prefix}."
     missing = [name for name in report["missing_keys"] if name.startswith(body) and "pooler" not in name]
     unlike = [name for name in report["mismatched_keys"] if str(name[0]).startswith(body)]
-    left_over = [name for name in report["unexpected_keys"] if name.startswith(body) and "pooler" not in name]
+    # names on disk: a body that was saved alone brings them without the prefix
+    parts = {net.base_model_prefix, *dict(net.base_model.named_children())} - {"pooler"}
+    left_over = [name for name in report["unexpected_keys"] if name.split(".")[0] in parts and "pooler" not in name]
     check_report({"missing_keys": missing, "mismatched_keys": unlike, "unexpected_keys": left_over}, folder)
     return net.eval()
 

@@ -14,27 +14,60 @@ from .errors import BadInput
 
 FILE = "onnuri/ledger.jsonl"
 Line = dict[str, Any]
+NUMBER = (int, float)
+AFTER = {"headline": [str], "scores": dict, "interval": [NUMBER], "bytes": NUMBER, "parameters": int, "records": int}
+SHAPE = {
+    "digest": str,
+    "operation": str,
+    "family": str,
+    "task": str,
+    "started": str,
+    "settings": dict,
+    "inputs": [{"role": str, "path": str}],
+    "output": dict,
+    "energy": {"joules": NUMBER, "error": NUMBER},
+    "promises": [{"text": str, "value": NUMBER, "kept": bool}],
+    "findings": [{"name": str, "evidence": str}],
+    "seconds": NUMBER,
+}
+"""What every line holds, and `after` where the result was measured: card, timeline and recipe read it unasked."""
 
 
 def read(folder: Path) -> list[Line]:
-    """The lines of a folder's ledger, [] where it has none. BadInput when a line is no JSON object."""
+    """The lines of a folder's ledger, [] where it has none. BadInput when a line is no JSON object of a line's shape."""
     path = folder / FILE
     if not path.exists():
         return []
     lines = []
-    try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-    for number, text in enumerate(texts, 1):
+    for number, text in enumerate(texts_of(path), 1):
         try:
             line = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{path} line {number} is not JSON: {error}") from error
         if not isinstance(line, dict):
             raise BadInput(f"{path} line {number} is not a JSON object")
+        shape = SHAPE | ({"after": AFTER} if line.get("after") is not None else {})
+        if wrong := [name for name, part in shape.items() if not fits(line.get(name), part)]:
+            raise BadInput(f"{path} line {number} is no ledger line: {', '.join(wrong)} missing or of the wrong type")
         lines.append(line)
     return lines
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Whether a JSON value has a shape: a type, {name: shape} or [shape of every entry]."""
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(fits(value.get(name), part) for name, part in shape.items())
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
+    return isinstance(value, shape)
+
+
+def texts_of(path: Path) -> list[str]:
+    """The lines as text. Only a line feed ends one: JSON may hold every other character that Python would split at."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogatepass").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
 
 
 def write(folder: Path, lines: list[Line], line: Line) -> Line:
@@ -43,7 +76,7 @@ def write(folder: Path, lines: list[Line], line: Line) -> Line:
     sealed["digest"] = digest(sealed)
     path = folder / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(canonical(each) + "\n" for each in [*lines, sealed]), encoding="utf-8")
+    path.write_bytes(encoded("".join(canonical(each) + "\n" for each in [*lines, sealed])))
     return sealed
 
 
@@ -52,17 +85,22 @@ def canonical(line: Line) -> str:
     return json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def encoded(text: str) -> bytes:
+    """UTF-8, also for the halves of characters that stand in file names of another encoding."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def digest(line: Line) -> str:
     """sha256 of a line without its own digest."""
-    return hashlib.sha256(canonical({k: v for k, v in line.items() if k != "digest"}).encode()).hexdigest()
+    return hashlib.sha256(encoded(canonical({k: v for k, v in line.items() if k != "digest"}))).hexdigest()
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """{path inside: sha256} of every file but the ledger itself."""
+    """{path inside: sha256} of everything in the folder but folders and the ledger itself."""
     return {
-        str(p.relative_to(folder)): file_digest(p)
+        str(p.relative_to(folder)): file_digest(p) if p.is_file() else "no file"
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and str(p.relative_to(folder)) != FILE
+        if (p.is_symlink() or not p.is_dir()) and str(p.relative_to(folder)) != FILE
     }
 
 
@@ -81,14 +119,15 @@ def verify(folder: Path) -> list[str]:
             f"{folder} has no ledger ({FILE}), so nothing can be verified", hint="folders that Onnuri wrote have one"
         )
     faults = []
-    for number, line in enumerate(lines):
-        if line.get("digest") != digest(line):
+    for number, (line, text) in enumerate(zip(lines, texts_of(folder / FILE))):
+        if line["digest"] != digest(line) or canonical(line) != text:
             faults.append(f"ledger line {number + 1} was changed")
-        if line.get("previous") != (lines[number - 1].get("digest") if number else None):
+        if line.get("previous") != (lines[number - 1]["digest"] if number else None):
             faults.append(f"ledger line {number + 1} does not follow the line before it")
-    output = lines[-1].get("output")
-    stated = output.get("files", {}) if isinstance(output, dict) else {}
-    return faults + compare(stated, file_digests(folder))
+    if not (folder / FILE).read_bytes().endswith(b"\n"):
+        faults.append("the end of the ledger was changed")
+    stated = lines[-1]["output"].get("files")
+    return faults + compare(stated if isinstance(stated, dict) else {}, file_digests(folder))
 
 
 def compare(stated: dict[str, str], found: dict[str, str]) -> list[str]:

@@ -127,18 +127,30 @@ def is_weights(path: Path) -> bool:
 # -------------------------------------------------------------------------------------------------------------- two models
 
 
-def largest_difference(one: Model, other: Model, records: Records, seed: int = 0) -> float:
+def largest_difference(one: Model, other: Model, records: Records, seed: int = 0) -> float | None:
     """The largest absolute difference of outputs over all records and unmasked places, relative to the largest output
-    of `one` (at least 1)."""
-    worst, size = 0.0, 1.0
+    of `one` (at least 1). Infinite where the masks differ or only one output is a finite number; None where no record
+    has a place to compare."""
+    worst, size, compared = 0.0, 1.0, 0
     for start in range(0, len(records), 32):
         part = records.list(slice(start, start + 32))
         keys = range(start, start + len(part))
         a, mask = outputs(one, part, seed, keys)
-        b, _ = outputs(other, part, seed, keys)
-        worst = max(worst, float((a - b).abs()[mask].max()))
-        size = max(size, float(a.abs()[mask].max()))
-    return worst / size
+        b, other_mask = outputs(other, part, seed, keys)
+        if not torch.equal(mask, other_mask):
+            return math.inf
+        a, b = a[mask], b[mask]
+        gaps = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=math.inf)
+        if gaps.numel():
+            worst = max(worst, float(gaps.max()))
+            size = max(size, largest(a))
+            compared += gaps.numel()
+    return worst / size if compared else None
+
+
+def largest(values: torch.Tensor) -> float:
+    """The largest absolute value of those that are finite, 0 where none is."""
+    return float(values.abs().nan_to_num(nan=0.0, posinf=0.0).max())
 
 
 def outputs(

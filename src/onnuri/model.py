@@ -14,7 +14,7 @@ from . import registry
 from .data import Record
 from .errors import BadInput, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
-from .hub import PICKLES, check_folder
+from .hub import PICKLES, check_folder, guarded
 
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
@@ -60,7 +60,10 @@ class Model:
         return self.family.sample(self.net, self.assets, records, Generators(seed, keys or range(len(records))))
 
     def require_players(self) -> dict[str, nn.Module]:
-        """`players`, or a Refusal where there is nothing to train."""
+        """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""
+        from .attach import require_float
+
+        require_float(self.net, "train")
         if not self.players:
             raise Refusal(
                 "nothing in this model follows a gradient",
@@ -83,13 +86,13 @@ def open_model(folder: Path | str) -> Model:
     if session:
         session.original = net.to("meta")
     elif packed.exists():
-        load_packed(net, packed)
+        guarded(lambda path: load_packed(net, path), packed)
     return Model(family, session or net, assets, folder)
 
 
 def claimed_by(folder: Path) -> Family:
     """The one family whose folder this is."""
-    claims = [family for family in registry.families() if family.claims(folder)]
+    claims = [family for family in registry.families() if guarded(family.claims, folder)]
     if len(claims) == 1:
         return claims[0]
     if claims:
@@ -160,7 +163,9 @@ def tensor_digest(net: nn.Module) -> str:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Stored weights, tied ones once; packed codes count as the weights that they stand for."""
+    """Stored weights, tied ones once; packed codes count as the weights that they stand for, and a net that another
+    runtime executes has as many as the one it was made from."""
+    net = net.original if isinstance(net, Session) else net
     tensors = [*net.parameters(), *(tensor for tensor in net.buffers() if tensor.dtype == torch.int8)]
     return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
 

@@ -59,7 +59,7 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
     ]
     if not layers:
         return model
-    old = [(layer, layer.running_mean.clone(), layer.running_var.clone(), layer.momentum) for layer in layers]  # type: ignore
+    old = [({name: value.clone() for name, value in layer.named_buffers()}, layer.momentum) for layer in layers]
     before = mean_loss(model, records[:512], seed)
     for layer in layers:
         layer.reset_running_stats()
@@ -74,13 +74,13 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
                 model.outputs(model.collate(part, seed))
     model.net.eval()
     after = mean_loss(model, records[:512], seed)
-    for layer, mean, variance, momentum in old:
+    better = after < before  # and not so where it is no number
+    for layer, (statistics, momentum) in zip(layers, old):
         layer.momentum = momentum
-        if after >= before:
-            layer.running_mean, layer.running_var = mean, variance
+        if not better:
+            layer.load_state_dict(statistics, strict=False)
     log.warn(
-        f"batch-norm statistics measured again: loss {before:.4g} -> {after:.4g}, "
-        f"{'kept' if after < before else 'put back'}"
+        f"batch-norm statistics measured again: loss {before:.4g} -> {after:.4g}, {'kept' if better else 'put back'}"
     )
     return model
 

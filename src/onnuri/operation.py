@@ -13,7 +13,7 @@ from .model import Model
 class Settings(BaseModel):
     """Flat and frozen. From it come the command line, the Python call, the recipe step and the reference page."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Checks a whole command before anything is spent: settings, folders, columns. All faults at once."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from .data import Data, check_answers, check_fields
+from .data import Data, check_answers, check_fields, check_numbers
 from .errors import BadInput, BadSettings, propose
 from .model import Model
 from .operation import Operation, Settings
@@ -15,7 +17,7 @@ def settings_of(operation: Operation, given: dict[str, Any]) -> Settings:
     """The operation's settings from plain values. BadSettings lists every fault with the right name or range."""
     known = operation.settings.model_fields
     try:
-        return operation.settings(**given)
+        return operation.settings.model_validate({str(name): value for name, value in given.items()})
     except ValidationError as error:
         raise BadSettings(
             *(explain(fault, list(known)) for fault in error.errors()), hint=f"onnuri {operation.name} --help"
@@ -26,23 +28,31 @@ def explain(fault: Any, known: list[str]) -> str:
     name = ".".join(map(str, fault["loc"])) or "settings"
     if fault["type"] == "extra_forbidden":
         return f"there is no setting '{name}'; {propose(name, known)}"
-    return f"setting '{name}': {fault['msg'][0].lower()}{fault['msg'][1:]}, found {fault['input']!r}"
+    return f"setting '{name}': {fault['msg'][0].lower()}{fault['msg'][1:]}, found {repr(fault['input'])[:80]}"
 
 
-def check_output(out: Path, overwrite: bool) -> None:
-    """The place of the result must be free, and writable."""
-    if out.exists() and not overwrite:
+def check_output(out: Path, inputs: Iterable[str]) -> None:
+    """The place of the result must be free, have a name of its own, and lie outside every folder that is read."""
+    if os.path.lexists(out):  # a link that leads nowhere is there as well
         raise BadInput(f"{out} already exists; what is finished is never overwritten", hint="another --out")
+    if out.name in ("", ".."):
+        raise BadInput(f"{out} is no name for a result", hint="--out runs/NAME")
     parent = next(p for p in [out.parent, *out.parent.parents] if p.exists())
     if not parent.is_dir():
         raise BadInput(f"{parent} is not a folder")
+    for source in map(Path, inputs):
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise BadInput(f"{out} lies inside {source}, which would be changed by it", hint="an --out beside it")
 
 
-def check_model_and_data(model: Model, data: Data) -> None:
-    """The data must hold what the model asks for, and answers that it knows."""
+def check_model_and_data(model: Model, data: Data, judged: bool) -> None:
+    """The data must hold what the model asks for. `judged`: and answers to judge it by, all of which it knows."""
     question, answer = model.family.fields(model.assets)
-    has_answer = answer[0] in data.records.fields
-    check_fields(data.records, question, answer if has_answer else None)
+    check_fields(data.records, question, answer if judged else None)
+    if not judged:
+        return
     labels = model.family.axis(model.assets)
-    if has_answer and answer[1] == "category" and isinstance(labels, tuple):
+    if answer[1] == "category" and isinstance(labels, tuple):
         check_answers(data.records, answer[0], labels)
+    elif answer[1] == "number":
+        check_numbers(data.records, answer[0])

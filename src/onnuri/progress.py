@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -46,7 +47,7 @@ class Progress:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-        self.console.print(f"[yellow]{self.title}:[/] {text}", markup=True)
+        self.console.print(f"[yellow]{self.title}:[/] {escape(text)}", markup=True)
 
     def save_state(self, tensors: dict, facts: dict) -> None:
         if self.state is None:

@@ -15,11 +15,13 @@ from typing import Any
 import yaml
 
 from . import __version__, ledger, registry
-from .errors import BadInput, BadSettings, UnknownName, propose
+from .errors import BadInput, BadSettings, OnnuriError, UnknownName, propose
 
 BUILT_IN = Path(__file__).parent / "recipes"
 LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
+DEEPEST, MOST = 20, 10_000  # nesting and values of a recipe: an alias may stand for a bomb or for itself
 RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "steps")
+REPORT_MARK = ".report"  # no step can be called so
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def run_recipe(
     if not all(done):
         check_settings([step for step, line in zip(recipe.steps, done) if not line])
     lines = []
-    for step in recipe.steps:
-        lines.append(finished(step, out) or carry_out(step, recipe, out, quiet))
+    for step, line in zip(recipe.steps, done):
+        lines.append(line or carry_out(step, recipe, out, quiet))
     write_report(recipe, lines, out, time.perf_counter() - began)
     steps = [summary(step, line, out, bool(was)) for step, line, was in zip(recipe.steps, lines, done)]
     return {
@@ -72,54 +74,128 @@ def run_recipe(
 def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
     """A recipe by built-in name or path, with its variables changed. All faults of its form at once."""
     path = Path(source) if Path(source).suffix in (".yaml", ".yml") else BUILT_IN / f"{source}.yaml"
-    if not path.exists():
+    if not there(path):
         known = sorted(p.stem for p in BUILT_IN.glob("*.yaml"))
         raise UnknownName(f"there is no recipe '{source}'; {propose(source, known)}, or the path of a .yaml file")
-    text = {**load_yaml(path), **changes}
-    faults = [
-        f"a recipe has no entry '{key}'; {propose(str(key), RECIPE_KEYS)}" for key in text if key not in RECIPE_KEYS
-    ]
-    faults += [f"a recipe needs '{key}'" for key in ("data", "steps") if not text.get(key)]
-    if text.get("steps") and not isinstance(text["steps"], dict):
-        faults.append("'steps' must be NAME: {OPERATION: {SETTING: VALUE}}, one below the other")
-    if faults:
+    text = {**load_yaml(path), **plain(changes, path)}
+    if faults := form_faults(text):
         raise BadInput(*(f"{path}: {fault}" for fault in faults))
     options = {key: text[key] for key in ("answer", "fields") if text.get(key)}
     steps: dict[str, Step] = {}
+    faults = list[str]()
     for name, body in text["steps"].items():
-        steps[str(name)] = read_step(str(name), body, text, options, steps, path)
-    return Recipe(str(text.get("name") or path.stem), str(text["data"]), options, tuple(steps.values()))
+        try:
+            steps[name] = read_step(name, body, text, options, steps)
+        except OnnuriError as error:
+            faults += [f"{path}: step '{name}': {fault}" for fault in error.faults]
+            steps[name] = Step(name, "", {}, {}, "", ())  # so that the steps after it can name it
+    if faults:
+        raise BadInput(*faults)
+    return Recipe(str(text.get("name") or path.stem), text["data"], options, tuple(steps.values()))
+
+
+def form_faults(text: dict[str, Any]) -> list[str]:
+    """What is wrong with the entries of a recipe, before its steps are looked into."""
+    faults = [f"a recipe has no entry '{key}'; {propose(key, RECIPE_KEYS)}" for key in text if key not in RECIPE_KEYS]
+    faults += [f"a recipe needs '{key}'" for key in ("data", "steps") if not text.get(key)]
+    faults += [
+        f"'{key}' must be a text, found {text[key]!r}"
+        for key in ("data", "start", "answer")
+        if text.get(key) and not isinstance(text[key], str)
+    ]
+    if text.get("steps") and not isinstance(text["steps"], dict):
+        faults.append("'steps' must be NAME: {OPERATION: {SETTING: VALUE}}, one below the other")
+    if text.get("fields") and not isinstance(text["fields"], dict):
+        faults.append("'fields' must be {COLUMN: KIND}")
+    if text.get("name") and not is_name(str(text["name"])):
+        faults.append(f"'name' must be letters, digits, - and _, found {text['name']!r}")
+    return faults
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a name that occurs twice is an error, not a value that is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
+    """The recipe's text as plain values. BadInput for whatever is not YAML of a recipe's size."""
     try:
         if path.stat().st_size > LARGEST:
             raise BadInput(f"{path} is larger than a recipe can be")
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise BadInput(f"{path} is not a recipe: {' '.join(str(error).split())}") from error
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506  a SafeLoader
+    except OnnuriError:
+        raise
+    except Exception as error:  # PyYAML lets through whatever a scalar of a wrong form makes it stumble over
+        raise BadInput(f"{path} is not a recipe: {' '.join(str(error).split()) or type(error).__name__}") from error
     if not isinstance(value, dict):
         raise BadInput(f"{path} is not a recipe: it must be a mapping with data and steps")
-    return value
+    return plain(value, path)
 
 
-def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step], path: Path) -> Step:
+def plain(value: Any, path: Path) -> Any:
+    """A copy with names that are texts and values that JSON knows. BadInput for others, and for too many or too deep."""
+    room = MOST
+
+    def copy(part: Any, depth: int) -> Any:
+        nonlocal room
+        room -= 1
+        if depth > DEEPEST or room < 0:
+            raise BadInput(f"{path} is not a recipe: it is nested too deeply, or stands for too much")
+        if isinstance(part, dict):
+            return {copy(str(name), depth): copy(entry, depth + 1) for name, entry in part.items()}
+        if isinstance(part, list):
+            return [copy(entry, depth + 1) for entry in part]
+        if part is not None and not isinstance(part, (str, int, float)):
+            raise BadInput(f"{path}: {str(part)[:80]!r} is no text, number, list or mapping", hint="quote it")
+        if isinstance(part, str) and ("\0" in part or any("\ud800" <= letter <= "\udfff" for letter in part)):
+            raise BadInput(f"{path}: {part[:80]!r} holds what is no character")
+        return part
+
+    return copy(value, 0)
+
+
+def is_name(text: str) -> bool:
+    """Whether a folder can safely be called so."""
+    return len(text) <= 60 and text.replace("-", "").replace("_", "").isalnum()
+
+
+def there(path: Path) -> bool:
+    """Whether a path exists; one that no file could have does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step]) -> Step:
     """One step; `model` and `student` name earlier steps or folders, everything else is a setting."""
-    if not isinstance(body, dict) or len(body) != 1 or not name.replace("-", "").replace("_", "").isalnum():
-        raise BadInput(
-            f"{path}: step '{name}' must be {{OPERATION: {{SETTING: VALUE}}}}, its name letters, digits, - and _"
-        )
-    operation, given = next(iter(body.items()))
+    given = next(iter(body.values())) or {} if isinstance(body, dict) and len(body) == 1 else None
+    if not isinstance(given, dict) or not is_name(name):
+        raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
+    operation = next(iter(body))
     if operation not in registry.entries("operations"):
         raise UnknownName(
-            f"{path}: step '{name}': there is no operation '{operation}'; "
-            f"{propose(str(operation), registry.entries('operations'))}"
+            f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}"
         )
-    settings = dict(given or {})
+    settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
     inputs = {role: str(settings.pop(role)) for role in ("model", "student") if settings.get(role)}
     if not before and "model" not in inputs:
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
+    faults = [
+        f"its {role} '{value}' is no step before it and no folder; {propose(value, before)}"
+        for role, value in inputs.items()
+        if value not in before and not there(Path(value))
+    ]
+    if not there(Path(data)) and not data.startswith(("builtin:", "toy:")):
+        faults.append(f"its data '{data}' do not exist")
+    if faults:
+        raise BadInput(*faults)
     parents = tuple(value for value in inputs.values() if value in before)
     identity = {role: before[value].key if value in before else fingerprint(value) for role, value in inputs.items()}
     key = sha256(
@@ -141,14 +217,15 @@ def begin(start: str, settings: dict, inputs: dict) -> tuple[dict, dict]:
     """The first step begins with `start`: a kind of model, a folder, or both."""
     words = start.split()
     if words and words[0] in registry.entries("families"):
-        settings = {"family": words.pop(0), **settings}
+        family = words.pop(0)
+        settings = {"family": family, **({"new_head": True} if words else {}), **settings}
     return settings, {**inputs, **({"model": " ".join(words)} if words else {})}
 
 
 def fingerprint(source: str) -> str:
     """What tells that a source is still the same, without reading it: names, sizes and times of its files."""
     path = Path(source)
-    if not path.exists():
+    if not there(path):
         return source
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     state = sha256(str(path.resolve()).encode())
@@ -159,13 +236,16 @@ def fingerprint(source: str) -> str:
 
 
 def check_settings(steps: list[Step]) -> None:
-    """Check the settings of every step that will run before the first one runs."""
+    """Check the settings of every step that will run, and that it makes a model, before the first one runs."""
     from . import plan
 
     faults = []
     for step in steps:
+        operation = registry.operation(step.operation)
+        if operation.gives != "model":
+            faults.append(f"step '{step.name}': {step.operation} makes no model; every step is measured as it is")
         try:
-            plan.settings_of(registry.operation(step.operation), step.settings)
+            plan.settings_of(operation, step.settings)
         except BadSettings as error:
             faults += [f"step '{step.name}' ({step.operation}): {fault}" for fault in error.faults]
     if faults:
@@ -180,14 +260,19 @@ def finished(step: Step, out: Path) -> dict[str, Any] | None:
     folder = out / step.name
     try:
         lines = ledger.read(folder)
-        same = bool(lines) and (out / ".keys" / step.name).read_text() == f"{step.key} {lines[-1]['digest']}"
+        mark = (out / ".keys" / step.name).read_text()
+        same = bool(lines) and mark in (step.key, f"{step.key} {lines[-1]['digest']}")
         return lines[-1] if same and not ledger.verify(folder) else None
-    except (BadInput, OSError, KeyError):
+    except (BadInput, OSError, UnicodeDecodeError):
         return None
 
 
 def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:
-    """Run one step; its folder replaces an earlier one of other settings, which is kept as NAME.previous."""
+    """Run one step; its folder replaces an earlier one of other settings, which is kept as NAME.previous.
+
+    Its key is noted when no folder is there: one that appears from then on is this step's, even if the process is killed
+    before the key can be bound to the digest of the folder.
+    """
     from .run import execute, write_whole
 
     folder = out / step.name
@@ -196,6 +281,7 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
     inputs = {role: str(out / value) if value in step.parents else value for role, value in step.inputs.items()}
+    write_whole(out / ".keys" / step.name, step.key)
     line = execute(step.operation, step.settings, inputs, folder, recipe.options, quiet)
     write_whole(out / ".keys" / step.name, f"{step.key} {line['digest']}")
     return line
@@ -233,7 +319,8 @@ def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -
     """`report.html`, unless it was written from exactly these lines already."""
     mark = sha256("".join(line["digest"] for line in lines).encode()).hexdigest()
     page = out / "report.html"
-    if page.exists() and (out / ".keys" / "report").exists() and (out / ".keys" / "report").read_text() == mark:
+    note = out / ".keys" / REPORT_MARK
+    if page.exists() and note.exists() and note.read_text() == mark:
         return
     from . import machine
     from .report import recipe_page
@@ -249,7 +336,7 @@ def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -
             recipe.name, steps, samples(recipe, out), sum(line["seconds"] for line in lines), machine.describe()
         ),
     )
-    write_whole(out / ".keys" / "report", mark)
+    write_whole(note, mark)
 
 
 def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:

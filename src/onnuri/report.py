@@ -5,8 +5,6 @@ of which may be missing: what was not measured is a dash, never a zero. Our word
 names, findings, promises and warnings stay as the ledger has them.
 """
 
-import json
-import math
 import shlex
 from functools import cache
 from pathlib import Path
@@ -17,22 +15,29 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from . import draw
+from .figures import (
+    DASH,
+    SPACE,
+    Pair,
+    change,
+    counted,
+    energy_text,
+    finite,
+    interval_text,
+    joules_text,
+    ms_text,
+    number,
+    percent,
+    plain,
+    scaled,
+    score_text,
+    size_change,
+    size_text,
+    tick_text,
+    time_text,
+    words,
+)
 
-Pair = tuple[str, str]
-DASH = "–"
-SPACE = "\u00a0"  # between a figure and its unit: they stay on one line
-SHARES = ("accuracy", "precision", "recall", "f1", "exact_match", "agreement")  # metrics written in percent
-KOREAN = {
-    "accuracy": "정확도",
-    "loss": "손실",
-    "validation": "검증",
-    "training": "학습",
-    "step": "스텝",
-    "learning rate": "학습률",
-    "gradient norm": "기울기 크기",
-    "perplexity": "퍼플렉시티",
-}
-PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
 EMPTY = {
     "settings": {},
     "inputs": [],
@@ -104,87 +109,10 @@ def complete(step: dict) -> dict:
     return {**EMPTY, **line, **known, "curves": curves}
 
 
-def number(value: float | None, count: int = 3) -> str:
-    """`count` significant digits, but a whole digit is never rounded away: 1.23, 12.3, 1,234."""
-    value = draw.finite(value)
-    if value is None:
-        return DASH
-    rounded = abs(float(f"{value:.{count}g}"))  # 9.996 has its digits from 10.0
-    places = count - 1 - (math.floor(math.log10(rounded)) if value else 0)
-    return f"{value:,.{max(0, min(places, 9))}f}"
-
-
-def scaled(value: float | None, unit: str, count: int = 3, least: float = 1e-6) -> str:
-    """38400 B -> 38.4 kB. `least`: the smallest prefix that makes sense (there is no millibyte)."""
-    value = draw.finite(value)
-    if not value:
-        return DASH if value is None else f"0{SPACE}{unit}".rstrip(SPACE)
-    rounded = abs(float(f"{value:.{count}g}"))  # 999.9 becomes 1.00 k, not 1,000
-    usable = [pair for pair in PREFIXES if pair[0] >= least]
-    size, letter = next((pair for pair in usable if rounded >= pair[0]), usable[-1])
-    figure = f"{value:.0f}" if size == least == 1 else number(value / size, count)
-    return f"{figure}{SPACE}{letter}{unit}".rstrip(SPACE)
-
-
-def size_text(value: float | None, count: int = 3) -> str:
-    """Bytes with decimal prefixes, as disks and downloads count them."""
-    return scaled(value, "B", count, least=1)
-
-
-def time_text(seconds: float | None) -> str:
-    """850 ms, 12.3 s, 4 min 12 s, 1 h 04 min."""
-    value = draw.finite(seconds)
-    if value is None or value < 60:
-        return scaled(value, "s")
-    minutes, rest = divmod(round(value), 60)
-    hours, left = divmod(minutes, 60)
-    return f"{hours}{SPACE}h {left:02d}{SPACE}min" if hours else f"{minutes}{SPACE}min {rest}{SPACE}s"
-
-
-def percent(metric: str) -> bool:
-    """Whether a metric is a share that people read in percent."""
-    return any(word in metric for word in SHARES)
-
-
-def score_text(metric: str, value: float | None) -> str:
-    """A score as its field writes it."""
-    value = draw.finite(value)
-    if value is None or not percent(metric):
-        return number(value)
-    return f"{100 * value:.1f}{SPACE}%"
-
-
-def interval_text(metric: str, interval: Any) -> str:
-    """95.7–98.9 %; empty when there is no interval."""
-    if not interval or any(draw.finite(end) is None for end in interval):
-        return ""
-    low, high = (score_text(metric, end) for end in interval)
-    return f"{low.removesuffix(f'{SPACE}%')}–{high}"
-
-
-def joules_text(value: float | None) -> str:
-    """195 J, 500 mJ."""
-    return scaled(value, "J")
-
-
-def energy_text(energy: dict | None) -> str:
-    """1.20 J ± 50 %."""
-    if not energy:
-        return DASH
-    joules, error = joules_text(energy.get("joules")), draw.finite(energy.get("error"))
-    return joules if error is None else f"{joules} ±{SPACE}{100 * error:.0f}{SPACE}%"
-
-
-def words(name: str) -> Pair:
-    """A metric or curve as both languages call it."""
-    name = name.replace("_", " ")
-    return name, KOREAN.get(name, name)
-
-
 def score_of(measurement: dict) -> tuple[str, float | None, str]:
     """The headline of a measurement: (metric, value, "up" or "down")."""
     metric, better = measurement.get("headline") or ("", "up")
-    return metric, draw.finite((measurement.get("scores") or {}).get(metric)), better
+    return metric, finite((measurement.get("scores") or {}).get(metric)), better
 
 
 def measurements(steps: list[dict]) -> list[tuple[str, dict]]:
@@ -208,29 +136,6 @@ def headline(measured: list[tuple[str, dict]], count: int, seconds: float | None
     return ", ".join(filter(None, (sizes[0], english))), ", ".join(filter(None, (sizes[1], korean)))
 
 
-def counted(steps: int) -> Pair:
-    """1 step, 2 steps."""
-    return f"{steps} step{'s' * (steps != 1)}", f"{steps}단계"
-
-
-def size_change(first: float | None, last: float | None) -> Pair:
-    """From 1.2 MB to 38 kB: 31× smaller. One size when it hardly changed."""
-    start, end, factor = size_text(first, 2), size_text(last, 2), change(first, last)
-    if not factor:
-        return (end, end) if last else ("", "")
-    return f"From {start} to {end}: {factor[0]}", f"{start}에서 {end}로: {factor[1]}"
-
-
-def change(first: float | None, last: float | None) -> Pair | None:
-    """31× smaller; nothing below five percent."""
-    if not first or not last or abs(math.log(first / last)) < 0.05:
-        return None
-    factor = number(max(first, last) / min(first, last), 2).removesuffix(".0")
-    if first > last:
-        return f"{factor}×{SPACE}smaller", f"{factor}분의{SPACE}1"
-    return f"{factor}×{SPACE}larger", f"{factor}배"
-
-
 def lede(measured: list[tuple[str, dict]]) -> Pair | None:
     """How sure the headline is: the confidence intervals of the scores that it names."""
     ends = [measured[0][1], measured[-1][1]] if len(measured) > 1 else [one for _, one in measured]
@@ -248,7 +153,7 @@ def lede(measured: list[tuple[str, dict]]) -> Pair | None:
 def facts(steps: list[dict], seconds: float | None, machine: dict) -> list[tuple[Pair, str, Any]]:
     """The line of small facts under the headline: (name, figure, what to add)."""
     kept = [promise.get("kept") for step in steps for promise in step["promises"]]
-    memory = draw.finite(machine.get("memory_gib"))
+    memory = finite(machine.get("memory_gib"))
     parts = [
         f"{machine['cores']}{SPACE}cores" if machine.get("cores") else "",
         f"{number(memory)}{SPACE}GiB" if memory else "",
@@ -265,11 +170,11 @@ def facts(steps: list[dict], seconds: float | None, machine: dict) -> list[tuple
 
 def total_energy(steps: list[dict]) -> dict | None:
     """The energy of all steps. Errors add up as they are: the same method errs the same way each time."""
-    known = [step["energy"] for step in steps if draw.finite(step["energy"].get("joules")) is not None]
+    known = [step["energy"] for step in steps if finite(step["energy"].get("joules")) is not None]
     joules = sum(energy["joules"] for energy in known)
     if not joules:
         return None
-    error = sum(energy["joules"] * (draw.finite(energy.get("error")) or 0) for energy in known) / joules
+    error = sum(energy["joules"] * (finite(energy.get("error")) or 0) for energy in known) / joules
     methods = dict.fromkeys(energy["method"] for energy in known if energy.get("method"))
     return {"joules": joules, "error": error or None, "method": "; ".join(methods)}
 
@@ -301,7 +206,7 @@ def size_against_score(measured: list[tuple[str, dict]]) -> dict | None:
                 "high": high,
                 "x_text": size_text(size),
             }
-    form = (lambda value: f"{100 * value:.4g}{SPACE}%") if percent(metric) else draw.tick_text
+    form = (lambda value: f"{100 * value:.4g}{SPACE}%") if percent(metric) else tick_text
     dots, names = list(points.values()), (("size", "크기"), words(metric))
     wide, narrow = (
         Markup(draw.pareto(dots, *names, better, form, width, height)) for width, height in ((860, 400), (400, 340))
@@ -347,18 +252,13 @@ def energy_methods(measured: list[tuple[str, dict]]) -> list[str]:
     return methods if len(methods) < 2 else [f"{name}: {method}" for name, method in found.items() if method]
 
 
-def ms_text(value: float | None) -> str:
-    """Milliseconds stay milliseconds, so that a column compares at a glance."""
-    return DASH if draw.finite(value) is None else f"{number(value)}{SPACE}ms"
-
-
 def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
     """Bars of latency (to p95) and of energy (with its error), when two or more models have the figure."""
     latency, energy = [], []
     for name, one in measured:
         speed, spent = one.get("latency_ms") or {}, one.get("energy_per_1000") or {}
         latency.append({"label": name, "value": speed.get("p50"), "high": speed.get("p95")})
-        joules, error = draw.finite(spent.get("joules")), draw.finite(spent.get("error")) or 0
+        joules, error = finite(spent.get("joules")), finite(spent.get("error")) or 0
         ends = {} if joules is None else {"low": joules * (1 - error), "high": joules * (1 + error)}
         energy.append({"label": name, "value": joules, **ends})
     charts = (
@@ -368,7 +268,7 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
     return [
         Markup(draw.bars(bars, title, form))
         for bars, title, form in charts
-        if sum(draw.finite(one["value"]) is not None for one in bars) > 1
+        if sum(finite(one["value"]) is not None for one in bars) > 1
     ]
 
 
@@ -377,15 +277,6 @@ def shown(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim >= 2:
         return Markup(draw.picture(value, alt="picture", size=96))
     return plain(value)
-
-
-def plain(value: Any) -> str:
-    """A setting, a figure or an answer in one line."""
-    if isinstance(value, (float, np.floating)):
-        return f"{value:.6g}"
-    if isinstance(value, (dict, list, tuple, bool)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return DASH if value is None else str(value)
 
 
 def wrong(truth: Any, answer: Any) -> bool:
@@ -400,7 +291,7 @@ def sample(one: dict) -> dict:
     fields = [(name, shown(value)) for name, value in (one.get("question") or {}).items()]
     truth, said = one.get("answer"), []
     for name, each in (one.get("said") or {}).items():
-        answer, score = (each or {}).get("answer"), draw.finite((each or {}).get("score"))
+        answer, score = (each or {}).get("answer"), finite((each or {}).get("score"))
         said.append(
             {
                 "name": name,
@@ -431,7 +322,7 @@ def training(step: dict) -> dict:
 
 def wide_range(name: str, series: dict) -> bool:
     """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
-    values = [value for points in series.values() for _, one in points if (value := draw.finite(one)) is not None]
+    values = [value for points in series.values() for _, one in points if (value := finite(one)) is not None]
     if name == "learning rate" or not values or min(values) <= 0:
         return False
     return bool(max(values) / np.quantile(values, 0.05) > 100)

@@ -40,11 +40,12 @@ def execute(
     operation = registry.operation(name)
     chosen = plan.settings_of(operation, settings)
     require_inputs(operation, inputs, out)
+    if out is not None:
+        plan.check_output(out, inputs.values())
     with limited_warnings():
         if operation.gives != "model":
             return look(operation, chosen, inputs, out, data_options or {}, quiet)
         assert out is not None
-        plan.check_output(out, overwrite=False)
         with staging(out) as partial:
             return transform(operation, chosen, inputs, out, partial, data_options or {}, quiet)
 
@@ -57,10 +58,15 @@ def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | Non
         if not kind.endswith("?") and name not in inputs
     ]
     faults += [f"{operation.name} takes no {name}" for name in inputs if name not in operation.takes]
-    if operation.gives == "model" and out is None:
-        faults.append(f"{operation.name} needs --out, the folder of its result")
+    if operation.gives != "report" and out is None:
+        result = "folder of its result" if operation.gives == "model" else "file of its answers"
+        faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
         raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
+    if operation.gives == "records" and out is not None:
+        from .answers import require_ending
+
+        require_ending(out)
 
 
 # ------------------------------------------------------------------------------------------------------- opening inputs
@@ -82,7 +88,7 @@ def opened(operation: Operation, settings: Settings, inputs: dict[str, str], opt
             found[name] = open_model(inputs[name])
     for model in [value for value in found.values() if isinstance(value, Model)]:
         for data in [value for value in found.values() if isinstance(value, Data)]:
-            plan.check_model_and_data(model, data)
+            plan.check_model_and_data(model, data, judged=operation.gives != "records")
     return found
 
 
@@ -131,9 +137,7 @@ def look(
     if result.records is not None:
         from .answers import write_records
 
-        if out is None:
-            raise BadInput(f"{operation.name} needs --out, the file of its answers")
-        plan.check_output(out, overwrite=False)
+        assert out is not None
         write_records(result.records, out)
         return {"operation": operation.name, "records": len(result.records), "out": str(out)}
     report = {
@@ -143,7 +147,6 @@ def look(
         **(result.report or {}),
     }
     if out is not None:
-        plan.check_output(out, overwrite=False)
         write_whole(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
@@ -171,6 +174,7 @@ def transform(
     from .progress import Progress
 
     found = opened(operation, settings, inputs, options)
+    found["data"].split("test")  # too few rows are known now, not when the work is done
     sources = described(inputs, found)
     key = sha256(
         ledger.canonical(
@@ -216,6 +220,8 @@ def transform(
     finish(folder, parents(inputs, operation), line)
     broken = [promise for promise in kept if not promise["kept"]]
     place = out.with_name(out.name + ".broken") if broken else out
+    if broken:
+        shutil.rmtree(place, ignore_errors=True)
     appear(folder, place)
     if broken:
         raise BrokenPromise(
@@ -277,7 +283,7 @@ def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
         return lines[-1]["after"]
     try:
         model = open_model(inputs["model"])
-        plan.check_model_and_data(model, data)
+        plan.check_model_and_data(model, data, judged=True)
         return measure(model, data.split("test"))
     except BadInput:  # a body without a head of its own, or with other labels, has no score
         return None
@@ -344,6 +350,9 @@ def staging(out: Path) -> Iterator[Path]:
         yield partial
         if is_main_process():
             (partial / "state.safetensors").unlink(missing_ok=True)
+    except BrokenPromise:  # going on from that state would only break it again
+        (partial / "state.safetensors").unlink(missing_ok=True)
+        raise
     finally:
         if is_main_process() and not (partial / "state.safetensors").exists():
             shutil.rmtree(partial, ignore_errors=True)
@@ -360,8 +369,6 @@ def appear(folder: Path, place: Path) -> None:
     """Put every file on the disk, then rename the folder to its place."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
-    if place.exists():
-        shutil.rmtree(place)
     os.rename(folder, place)
     sync(place.parent)
 

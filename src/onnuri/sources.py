@@ -46,9 +46,7 @@ def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
     """Apply the user's own choice of columns; the columns not chosen are dropped, the answer always stays."""
-    if fields and (
-        bad := [f"'{kind}' is no kind; {propose(kind, KINDS)}" for kind in fields.values() if kind not in KINDS]
-    ):
+    if bad := [f"'{kind}' is no kind; {propose(str(kind), KINDS)}" for kind in (fields or {}).values() if kind not in KINDS]:
         raise BadSettings(*bad)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:
@@ -96,7 +94,7 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
         return read_parts([parts["train"], parts["test"]])
     if (path / "train").is_dir() and (path / "test").is_dir():
         return read_image_folders([path / "train", path / "test"])
-    tables = sorted(p for p in path.iterdir() if p.suffix in TABLES)
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
     texts = sorted(path.rglob("*.txt"))
     if len(tables) == 1:
         return read_file(tables[0]), {}
@@ -116,9 +114,9 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
 
 
 def read_file(path: Path) -> Records:
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         return from_table([scan(path)], path)
-    if path.suffix in (".txt", ".md"):
+    if path.suffix.lower() in (".txt", ".md"):
         return text_records(chunks(read_text(path)))
     raise BadInput(f"{path} has an unknown ending", hint=f"one of {', '.join(TABLES)}, .txt")
 
@@ -138,11 +136,13 @@ def scan(path: Path) -> pl.LazyFrame:
     """The table, not read yet."""
     if path.stat().st_size == 0:
         raise BadInput(f"{path} is empty")
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
-    if path.suffix in (".csv", ".tsv"):
-        return pl.scan_csv(path, separator="\t" if path.suffix == ".tsv" else ",", infer_schema_length=10_000)
-    return pl.scan_ndjson(path, infer_schema_length=10_000)
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        return guarded(path, lambda: pl.scan_parquet(path, glob=False))
+    if ending in (".csv", ".tsv"):
+        separator = "\t" if ending == ".tsv" else ","
+        return guarded(path, lambda: pl.scan_csv(path, separator=separator, infer_schema_length=10_000, glob=False))
+    return guarded(path, lambda: pl.scan_ndjson([path], infer_schema_length=10_000))
 
 
 def guarded(path: Path, read: Callable[[], Any]) -> Any:
@@ -150,13 +150,17 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as a table: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = f"iconv -f CP949 -t UTF-8 {path}, or whatever its encoding is" if "utf-8" in reason.lower() else ""
+        raise BadInput(f"{path} cannot be read as a table: {reason}", hint=hint) from error
 
 
 def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
     """Records of one table in one or more parts, with the kind of each column inferred."""
     table = pl.concat(parts, how="vertical_relaxed")
     head = guarded(path, lambda: table.head(1000).collect())
+    if any("\0" in name or "\ufffd" in name for name in head.columns):  # the header alone is read forgivingly
+        raise BadInput(f"{path}: the names of its columns are not UTF-8", hint=f"iconv -f CP949 -t UTF-8 {path}")
     fields: dict[str, Kind] = {name: kind_of(head[name], name) for name in head.columns}
     answer = guess_answer(fields)
     if answer and fields[answer] == "number":
@@ -223,7 +227,7 @@ def cache_folder() -> Path:
 def kind_of(column: pl.Series, name: str) -> Kind:
     if column.dtype.is_numeric():
         return "number"
-    if column.dtype == pl.Binary or column.dtype == pl.Struct:
+    if column.dtype == pl.Binary or (isinstance(column.dtype, pl.Struct) and "bytes" in column.struct.fields):
         return "image"
     if column.dtype != pl.String:
         return "category"
@@ -244,14 +248,16 @@ def read_column(column: pl.Series, kind: Kind, path: Path) -> list:
     if kind == "number":
         return [None if v is None or v != v else float(v) for v in column.to_list()]
     if kind == "image":
-        return [decode_image(v["bytes"] if isinstance(v, dict) else v, path) for v in column.to_list()]
+        return [decode_image(v.get("bytes") if isinstance(v, dict) else v, path) for v in column.to_list()]
     if kind == "category":
         return [as_label(v) for v in column.to_list()]
     return [v or "" for v in column.to_list()]
 
 
-def decode_image(source: bytes | Path, path: Path) -> np.ndarray:
+def decode_image(source: bytes | Path | None, path: Path) -> np.ndarray:
     """Pixels as uint8, (height, width) for grey, else (height, width, 3)."""
+    if not isinstance(source, (bytes, Path)):
+        raise BadInput(f"{path} holds a row without a picture", hint="drop that row")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB"))

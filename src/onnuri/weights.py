@@ -96,7 +96,7 @@ def layer_kind(module: nn.Module, attribute: str) -> tuple[Role, View]:
     if attribute == "weight":
         if isinstance(module, nn.Linear):
             return "linear", View((), (0,), (1,))
-        if is_transposed_linear(module):
+        if is_transposed_linear(type(module)):
             return "linear", View((), (1,), (0,))
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             return "conv", View((), (1,), (0, *range(2, dims)))
@@ -113,10 +113,10 @@ def layer_kind(module: nn.Module, attribute: str) -> tuple[Role, View]:
     return "raw", View((), (0,), everything)
 
 
-def is_transposed_linear(module: nn.Module) -> bool:
+def is_transposed_linear(kind: type) -> bool:
     """transformers' Conv1D, a Linear that stores (in, out); asked without importing transformers."""
     library = sys.modules.get("transformers.pytorch_utils")
-    return library is not None and isinstance(module, library.Conv1D)
+    return library is not None and issubclass(kind, library.Conv1D)
 
 
 def shape_of(module: nn.Module, attribute: str) -> torch.Size:

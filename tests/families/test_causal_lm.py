@@ -24,16 +24,9 @@ from transformers import (
 
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.families.causal_lm import (
-    FAMILY,
-    Assets,
-    collate,
-    columns_of,
-    decode_cached,
-    decode_plainly,
-    scaled,
-    train_tokenizer,
-)
+from onnuri.families import vocabulary, widths
+from onnuri.families.causal_lm import FAMILY, columns_of
+from onnuri.families.next_token import Assets, collate, decode_cached, decode_plainly
 from onnuri.family import Generators, Session
 
 LM = FAMILY
@@ -60,10 +53,14 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def learnt(records: int, size: int) -> PreTrainedTokenizerFast:
+    return vocabulary.of_bytes((record["text"] for record in LM.toy(records, 0)), size, 64)
+
+
 @cache
 def tokenizer(pad: bool) -> PreTrainedTokenizerFast:
     """As found in the wild: nothing is put before a text and, unless `pad`, there is no pad token."""
-    made = train_tokenizer(LM.toy(50, 0), {"text"}, {"vocab_size": 300, "max_length": 64})
+    made = learnt(50, 300)
     bare = made.backend_tokenizer
     bare.post_processor = None
     return PreTrainedTokenizerFast(
@@ -161,8 +158,8 @@ def test_like_keeps_or_scales_every_design(name, folders):
 
 
 def test_a_config_whose_widths_cannot_be_found_is_refused():
-    with pytest.raises(Refusal, match="hidden_size"):
-        scaled(SimpleNamespace(d=8), 0.5)
+    with pytest.raises(Refusal, match="does not state its widths"):
+        widths.scaled(SimpleNamespace(to_dict=lambda: {"d": 8}), 0.5)
 
 
 def test_a_bf16_folder_opens_in_bf16_also_empty(tmp_path):
@@ -262,7 +259,7 @@ def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch
         return net.lm_head.weight.grad.clone()
 
     whole = gradient()
-    monkeypatch.setattr("onnuri.families.causal_lm.CHUNK", 3 * 300)
+    monkeypatch.setattr("onnuri.families.next_token.CHUNK", 3 * 300)
     torch.testing.assert_close(gradient(), whole, rtol=0, atol=1e-5)
     net.zero_grad()
     logits = net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
@@ -414,9 +411,7 @@ def test_malformed_folders_are_bad_input(folders, tmp_path):
         "more layers": lambda f: rewrite(f, num_hidden_layers=3),
         "no such model": lambda f: rewrite(f, model_type="nothing"),
         "bad notes": lambda f: rewrite(f, onnuri_fields={"max_length": 0}),
-        "other tokenizer": lambda f: train_tokenizer(
-            LM.toy(99, 0), {"text"}, {"vocab_size": 400, "max_length": 64}
-        ).save_pretrained(f),
+        "other tokenizer": lambda f: learnt(99, 400).save_pretrained(f),
     }
     for name, damage in damages.items():
         folder = tmp_path / name

@@ -13,7 +13,7 @@ from torch.nn import functional
 from onnuri import hub
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.families import image_classifier, labels
+from onnuri.families import labels, widths
 from onnuri.families.image_classifier import FAMILY
 from onnuri.family import Generators
 
@@ -393,7 +393,7 @@ def test_outputs_can_be_exported(own, toy):
 
 def test_a_design_without_known_widths_refuses(own):
     with pytest.raises(Refusal):
-        image_classifier.heads.scaled(NoWidths(), 0.5)
+        widths.scaled(NoWidths(), 0.5)
 
 
 class NoWidths:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from onnuri import hub
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings
-from onnuri.families import text_classifier
+from onnuri.families import vocabulary
 from onnuri.families.text_classifier import FAMILY
 from onnuri.family import Generators
 
@@ -58,7 +58,7 @@ def write_folder(name, folder, kind="ForSequenceClassification"):
     """A random net of three labels with a tokenizer learnt from TEXTS."""
     import transformers
 
-    tokenizer = text_classifier.learn_tokenizer(iter(TEXTS * 3), 120, 24)
+    tokenizer = vocabulary.of_characters(iter(TEXTS * 3), 120, 24)
     bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     sizes = {"Bert": bert, "Roberta": bert, "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}}
     torch.manual_seed(0)

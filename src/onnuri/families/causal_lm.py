@@ -4,42 +4,31 @@ No architecture is named: config.json says that a folder is mine, transformers r
 `start` has to choose: a Llama (Touvron et al. 2023, arXiv 2302.13971) or, with experts, a Mixtral (Jiang et
 al. 2024, arXiv 2401.04088), over a byte-level BPE (Radford et al. 2019), to which no text is unknown.
 
-A record is a text, or a prompt and the text that follows; then only the text is learnt and judged. Choices:
-1. A sequence is what the tokenizer makes of the text, as the model knows it, and the end-of-text token.
-2. The net reads the answer itself (teacher forcing): a record with its text is judged, one without continued.
-3. The balance term of a mixture of experts is left out of `loss`: it is no sum over examples.
-
-Letters: B records, T tokens, V tokens in the vocabulary.
+A record is a text, or a prompt and the text that follows; then only the text is learnt and judged. How, says
+`next_token.py`.
 """
 
 import hashlib
-import inspect
 import json
 import math
 import random
-from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
-from ..data import Kind, Record, Records, records_of
+from ..data import Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Session, on_any_runtime
+from ..family import Family
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import widths
+from . import next_token, vocabulary, widths
+from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
-PROMPTS = ("prompt", "question", "instruction")
-END, PAD = "<|endoftext|>", "<|pad|>"
-IGNORE = -100  # the label of transformers for a token that is not asked for
-CHUNK = 2**24  # logits in float32 at once: 64 MiB
-TOKENIZER_TEXTS = 200_000  # more of them no longer change the merges that matter
+PROMPTS = (next_token.PROMPT, "question", "instruction")
 DEFAULTS = {
     "hidden_size": 256,
     "num_layers": 4,
@@ -60,29 +49,6 @@ LEAST = {
     "max_new_tokens": 1,
 }
 NOTES = {"answer": "text", "prompt": "", "max_length": 1024, "max_new_tokens": 64}
-
-
-@dataclass(frozen=True)
-class Assets:
-    """What surrounds the net. `vocabulary` is a digest of the tokens; a token of `stops` ends a continuation;
-    `prompt` is "" where the data has no such column."""
-
-    tokenizer: Any = field(compare=False, repr=False)
-    vocabulary: str
-    stops: tuple[int, ...]
-    answer: str
-    prompt: str
-    max_length: int
-    max_new_tokens: int
-
-    @property
-    def end(self) -> int | None:
-        return self.tokenizer.eos_token_id
-
-    @property
-    def pad(self) -> int:
-        """Any token would do, because the attention mask hides it."""
-        return next((i for i in (self.tokenizer.pad_token_id, self.end) if i is not None), 0)
 
 
 # ---------------------------------------------------------------------------------------------------- folders
@@ -149,18 +115,12 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
 
     settings = checked(merged(DEFAULTS, config))
     answer, prompt = columns_of(records)
-    tokenizer = train_tokenizer(records, {prompt, answer} - {""}, settings)
+    some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
+    texts = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
+    tokenizer = vocabulary.of_bytes(texts, settings["vocab_size"], settings["max_length"])
     net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
-    return net, with_tokenizer(
-        net,
-        tokenizer,
-        {
-            "answer": answer,
-            "prompt": prompt,
-            "max_length": settings["max_length"],
-            "max_new_tokens": settings["max_new_tokens"],
-        },
-    )
+    lengths = {name: settings[name] for name in ("max_length", "max_new_tokens")}
+    return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
 
 
 def checked(settings: dict) -> dict:
@@ -195,31 +155,6 @@ def columns_of(records: Records) -> tuple[str, str]:
             f"no column holds the text to learn: {', '.join(records.fields)}", hint="--fields NAME=text --answer NAME"
         )
     return choices[0], prompts[0] if prompts else ""
-
-
-def train_tokenizer(records: Records, names: set[str], settings: dict) -> Any:
-    """A byte-level BPE of at most `vocab_size` tokens. Every byte is one of them, so any text comes back as
-    it went in. END stands before each text, so that its first token is predicted too."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe: Any = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=settings["vocab_size"],
-        special_tokens=[END, PAD],
-        show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )
-    some = records[:: math.ceil(len(records) / TOKENIZER_TEXTS)]
-    bpe.train_from_iterator((record[name] or "" for record in some for name in sorted(names)), trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, bpe.token_to_id(END))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=settings["max_length"]
-    )
 
 
 def design(settings: dict, tokenizer: Any) -> Any:
@@ -260,7 +195,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
 @torch.no_grad()
 def require_causal(net: nn.Module) -> None:
     """Refusal when what the net says of the first token depends on later ones: it would see the answer."""
-    values = logits_of(net, padded([[0, 1, 1, 1, 1, 1], [0, 2, 2, 2, 2, 2]], 0))[:, 0]
+    values = next_token.logits_of(net, next_token.padded([[0, 1, 1, 1, 1, 1], [0, 2, 2, 2, 2, 2]], 0))[:, 0]
     rounding = max(1e-5, 4 * torch.finfo(values.dtype).eps)
     one, other = values.float()
     if (one - other).abs().max() > rounding * one.abs().max():
@@ -282,197 +217,6 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
         raise widths.cannot_scale(f"with other widths it does not run: {str(error).splitlines()[0]}") from error
     other.generation_config = deepcopy(net.generation_config)
     return other, assets
-
-
-# ---------------------------------------------------------------------------------------- records to numbers
-
-
-def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
-    return ({assets.prompt: "text"} if assets.prompt else {}), (assets.answer, "text")
-
-
-def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """input_ids, attention_mask, position_ids (B, T), padded on the right; `predicted` (B, T): the next token
-    is asked for. With answers also labels (B, T), IGNORE where a token is not asked for."""
-    answered = all(assets.answer in record for record in records)
-    coded = [encode(record, assets) if answered else (prompt_ids(record, assets), 0) for record in records]
-    batch = padded([ids for ids, _ in coded], assets.pad)
-    lengths, places = batch["attention_mask"].sum(1, keepdim=True), batch["position_ids"]
-    if not answered:
-        return batch | {"predicted": places == lengths - 1}
-    asked = (places >= torch.tensor([[first] for _, first in coded])) & (places < lengths)
-    return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)), "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
-
-
-def encode(record: Record, assets: Assets) -> tuple[list[int], int]:
-    """(token ids with the end, cut at max_length; place of the first one that is asked for)."""
-    ids = assets.tokenizer(record[assets.answer] or "", add_special_tokens=not assets.prompt).input_ids
-    ids = ids if assets.end is None or ids[-1:] == [assets.end] else [*ids, assets.end]
-    room = assets.max_length - min(len(ids), assets.max_length // 2)
-    before = shortened(prompt_ids(record, assets), room) if assets.prompt else []
-    return [*before, *ids][: assets.max_length] or [assets.pad], max(1, len(before))
-
-
-def prompt_ids(record: Record, assets: Assets) -> list[int]:
-    """What stands before the text: at least one token, and not the end that some tokenizers add."""
-    ids = assets.tokenizer(record.get(assets.prompt or PROMPTS[0]) or "").input_ids
-    ids = ids[:-1] if len(ids) > 1 and ids[-1] == assets.end else ids
-    return shortened(ids or [assets.end or 0], assets.max_length)
-
-
-def shortened(ids: list[int], room: int) -> list[int]:
-    """At most `room` tokens: the first, on which many models lean, and the latest."""
-    return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]]
-
-
-def padded(sequences: list[list[int]], pad: int) -> Batch:
-    """input_ids, attention_mask, position_ids (B, T). Without positions some nets would count the padding."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences])
-    places = torch.arange(longest).repeat(len(sequences), 1)
-    mask = places < torch.tensor([[len(ids)] for ids in sequences])
-    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": places}
-
-
-# ----------------------------------------------------------------------------------------------- predictions
-
-
-def logits_of(net: nn.Module, batch: Batch) -> Tensor:
-    """(B, T, V). Positions go to the nets that take them; no cache is filled."""
-    taken = inspect.signature(net.forward).parameters
-    names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in taken]
-    cache = {"use_cache": False} if "use_cache" in taken else {}
-    return net(**{name: batch[name] for name in names}, **cache).logits
-
-
-@on_any_runtime
-def outputs(net: nn.Module, batch: Batch) -> Outputs:
-    return logits_of(net, batch), batch["predicted"]
-
-
-def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
-    """Cross entropy in nats, summed over the tokens asked for, and their number."""
-    values, mask = outputs(net, batch)
-    return token_losses(values, batch["labels"]).sum(1), mask.sum(1)
-
-
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, T): nats of the next token, 0 where it is not asked for. Float32 is held for CHUNK logits at a
-    time, in the backward pass too, which computes each chunk again."""
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE).flatten()
-    rows = max(1, CHUNK // logits.shape[-1])
-    chunks = zip(logits.flatten(0, 1).split(rows), targets.split(rows))
-    losses = [checkpoint(nats, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    return torch.cat(losses).view(labels.shape)
-
-
-def nats(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none", ignore_index=IGNORE)
-
-
-# --------------------------------------------------------------------------------------------------- answers
-
-
-def sample(
-    net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
-) -> list[Record]:
-    """A record with its text keeps it and is judged: {"nll": nats, "tokens", "bytes", "correct": greedy
-    hits}. One without is continued from its prompt, or from nothing: {"new_tokens", "finished"}."""
-    told = [i for i, record in enumerate(records) if record.get(assets.answer)]
-    asked = [i for i, record in enumerate(records) if not record.get(assets.answer)]
-    found = dict(zip(told, judged(net, assets, [records[i] for i in told])))
-    found |= dict(zip(asked, continued(net, assets, [records[i] for i in asked])))
-    return [
-        {**record, assets.answer: found[i][0], f"{assets.answer}_scores": found[i][1]}
-        for i, record in enumerate(records)
-    ]
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """A net without parameters runs elsewhere and takes its batch from the CPU."""
-    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
-
-
-def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[str, dict]]:
-    """(text, scores) of each. `bytes` are the UTF-8 bytes that the tokens asked for stand for."""
-    if not records:
-        return []
-    batch = {name: value.to(device_of(net)) for name, value in collate(records, assets, []).items()}
-    values, mask = outputs(net, batch)
-    losses = token_losses(values, batch["labels"]).sum(1).tolist()
-    hits = ((values.argmax(-1) == batch["input_ids"].roll(-1, 1)) & mask).sum(1).tolist()
-    asked = [ids[ids != IGNORE].tolist() for ids in batch["labels"]]
-    sizes = [len(decoded(ids, assets).encode()) for ids in asked]
-    return [
-        (record[assets.answer], {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit})
-        for record, nll, ids, size, hit in zip(records, losses, asked, sizes, hits)
-    ]
-
-
-def decoded(ids: list[int], assets: Assets) -> str:
-    return assets.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def continued(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[str, dict]]:
-    """(text, scores) of each: the likeliest tokens, at most max_new_tokens, up to one of `stops`."""
-    most = min(assets.max_new_tokens, assets.max_length - 1)
-    prompts = [shortened(prompt_ids(record, assets), assets.max_length - most) for record in records]
-    decode = decode_plainly if isinstance(net, Session) else decode_cached
-    made = decode(net, assets, prompts, most)
-    ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
-    return [
-        (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
-        for ids, end in zip(made, ends)
-    ]
-
-
-def decode_plainly(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
-    """New tokens of each prompt through `outputs` alone, so on any runtime."""
-    made: list[list[int]] = [[] for _ in prompts]
-    for _ in range(most):
-        live = [i for i, ids in enumerate(made) if not ids or ids[-1] not in assets.stops]
-        if not live:
-            break
-        batch = padded([prompts[i] + made[i] for i in live], assets.pad)
-        ends = batch["attention_mask"].sum(1) - 1
-        values, _ = outputs(net, batch | {"predicted": batch["position_ids"] == ends[:, None]})
-        for i, token in zip(live, values[torch.arange(len(live)), ends].argmax(-1).tolist()):
-            made[i].append(token)
-    return made
-
-
-def decode_cached(net: Any, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
-    """The same by `generate` with its cache. Prompts of one length go together, so nothing is padded; what
-    the folder's generation_config.json prefers is overruled."""
-    from transformers import GenerationConfig
-
-    greedy = GenerationConfig(
-        max_new_tokens=most,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=list(assets.stops) or None,
-        pad_token_id=assets.pad,
-    )
-    made: dict[int, list[int]] = {}
-    for length in sorted({len(ids) for ids in prompts}):
-        group = [i for i, ids in enumerate(prompts) if len(ids) == length]
-        ids = torch.tensor([prompts[i] for i in group], device=device_of(net))
-        rows = net.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
-        made |= dict(zip(group, rows[:, length:].tolist()))
-    return [made[i] for i in range(len(prompts))]
-
-
-def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
-    """Over all tokens together, NaN where there is none: beside a continuation stands no truth."""
-    found = [answer[f"{assets.answer}_scores"] for answer in answers]
-    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found) for name in ("nll", "tokens", "bytes", "correct"))
-    return {
-        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
-        "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
-        "next_token_accuracy": hits / tokens if tokens else math.nan,
-    }
 
 
 # ------------------------------------------------------------------------------------------------------ toys
@@ -511,13 +255,13 @@ FAMILY = Family(
     start=start,
     adopt=adopt,
     like=like,
-    fields=fields,
+    fields=next_token.fields,
     axis=lambda assets: assets.vocabulary,
-    collate=collate,
-    loss=loss,
-    outputs=outputs,
-    sample=sample,
-    score=score,
+    collate=next_token.collate,
+    loss=next_token.loss,
+    outputs=next_token.outputs,
+    sample=next_token.sample,
+    score=next_token.score,
     headline=lambda assets: ("bits_per_byte", "down"),
     players=lambda net: {"net": net},
     blocks=hub_blocks,

@@ -1,8 +1,6 @@
 """diffusion: denoising diffusion of images, DDPM (Ho et al. 2020, arXiv:2006.11239), by diffusers.
 
-Folders: a pipeline (`model_index.json`, `unet/`, `scheduler/`), which its DDPMPipeline opens, or a bare
-UNet2DModel (`config.json`, weights, perhaps `scheduler_config.json`). Each is written back as it was found.
-Two differences from the paper:
+Its folders are in `diffusion_folders.py`. Two differences from the paper:
 
 1. A new model has the cosine schedule, better on small images (Nichol & Dhariwal 2021, arXiv:2102.09672).
 2. Sampling is DDIM in few steps, whose only noise is the start (Song et al. 2020, arXiv:2010.02502).
@@ -12,7 +10,7 @@ Letters: B records, C channels, H and W height and width.
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +20,11 @@ from torch import Tensor, nn
 
 from .. import hub
 from ..data import Kind, Record, Records, records_of
-from ..errors import BadInput, BadSettings, Refusal, needs_extra
+from ..errors import BadSettings, Refusal
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
-from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
 
-PIPELINES = ("DDPMPipeline", "DDIMPipeline")
-SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler")
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 NOISE = (
     "prediction_type",
     "num_train_timesteps",
@@ -40,9 +36,6 @@ NOISE = (
 )
 """The entries of a scheduler that decide what a net's prediction means."""
 
-SAMPLING = "onnuri_sampling.json"
-"""What the library's files have no place for: the column of images and the steps of sampling."""
-
 DEFAULTS = {
     "size": None,
     "channels": None,
@@ -50,138 +43,11 @@ DEFAULTS = {
     "layers": 2,
     "schedule": "squaredcos_cap_v2",
     "timesteps": 1000,
-    "steps": 50,
+    "steps": STEPS,
 }
 """size (pixels a side, a multiple of 4) and channels (1 or 3) are taken from the first record where they are
 None; width: channels at full size; layers: residual blocks a stage; timesteps: of the noise schedule; steps:
 how many of them sampling visits."""
-
-
-@dataclass(frozen=True)
-class Assets:
-    """`answer`: the column of images. `shape`: of what is generated. `steps`: of sampling.
-
-    `index`: model_index.json, {} for a bare UNet. `scheduler`: scheduler_config.json, {} where there is none.
-    """
-
-    answer: str
-    shape: Shape
-    steps: int
-    index: dict
-    scheduler: dict
-
-
-def library() -> Any:
-    """diffusers, quiet."""
-    try:
-        import diffusers
-    except ImportError:
-        raise needs_extra("diffusion", "diffusers") from None
-    diffusers.utils.logging.set_verbosity_error()
-    return diffusers
-
-
-def public(config: Any) -> dict:
-    """A config of the library without its private entries. One of them, `_use_default_values`, would make
-    `from_config` put defaults in place of entries that were given by position or changed since."""
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-# --------------------------------------------------------------------------------------------------- folders
-
-
-def claims(folder: Path) -> bool:
-    return is_pipeline(folder) or hub.peek(folder).get("_class_name") == "UNet2DModel"
-
-
-def is_pipeline(folder: Path) -> bool:
-    try:
-        return hub.read_json(folder / "model_index.json").get("_class_name") in PIPELINES
-    except BadInput:
-        return False
-
-
-def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
-    pipeline = is_pipeline(folder)
-    index = hub.read_json(folder / "model_index.json") if pipeline else {}
-    schedule = folder / "scheduler" if pipeline else folder
-    found = pipeline or (schedule / "scheduler_config.json").exists()
-    scheduler = hub.read_json(schedule / "scheduler_config.json") if found else {}
-    check_scheduler(scheduler, schedule)
-    net = read_unet(folder / "unet" if pipeline else folder, empty)
-    answer, steps = read_sampling(folder)
-    return net, Assets(answer, shape_of(net, folder), steps, index, scheduler)
-
-
-def read_unet(folder: Path, empty: bool) -> nn.Module:
-    unet = library().UNet2DModel
-    if empty:
-        config = hub.guarded(unet.load_config, folder, local_files_only=True)
-        return hub.guarded(lambda _: unet.from_config(config), folder).eval()
-    net, report = hub.guarded(
-        unet.from_pretrained, folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-    )
-    hub.check_report(report, folder)
-    return net.eval()
-
-
-def check_scheduler(config: dict, folder: Path) -> None:
-    """BadInput unless the noise schedule is one of discrete steps that the library can build."""
-    name, prediction = config.get("_class_name", SCHEDULERS[0]), config.get("prediction_type", PREDICTIONS[0])
-    if name not in SCHEDULERS:
-        raise BadInput(f"{folder}: the scheduler {name!r} is not known; known: {', '.join(SCHEDULERS)}")
-    if prediction not in PREDICTIONS:
-        raise BadInput(f"{folder}: the prediction_type {prediction!r} is not known; known: {', '.join(PREDICTIONS)}")
-    hub.guarded(lambda _: library().DDIMScheduler.from_config(public(config)), folder)
-
-
-def shape_of(net: Any, folder: Path) -> Shape:
-    """What the UNet generates; BadInput for one that asks for a class, predicts variances or has no size."""
-    config, size = net.config, net.config.sample_size
-    sides = [size, size] if isinstance(size, int) else list(size or [])
-    faults = []
-    if config.class_embed_type is not None or config.num_class_embeds is not None:
-        faults.append(f"{folder}: the UNet asks for a class; only unconditional ones are read")
-    if config.out_channels != config.in_channels or config.in_channels not in (1, 3):
-        faults.append(
-            f"{folder}: the UNet maps {config.in_channels} channels to {config.out_channels}; 1 to 1 or 3 to 3 are read"
-        )
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        faults.append(f"{folder}: sample_size must be the pixels a side, found {size!r}")
-    if faults:
-        raise BadInput(*faults, hint="an unconditional DDPM of pixels, such as google/ddpm-cifar10-32")
-    return config.in_channels, sides[0], sides[1]
-
-
-def read_sampling(folder: Path) -> tuple[str, int]:
-    """The column of images and the steps; a folder that another tool wrote has the defaults."""
-    found = hub.read_json(folder / SAMPLING) if (folder / SAMPLING).exists() else {}
-    answer, steps = found.get("answer", "image"), found.get("steps", DEFAULTS["steps"])
-    if not isinstance(answer, str) or type(steps) is not int or steps < 1:
-        raise BadInput(
-            f"{folder / SAMPLING}: 'answer' must be a name and 'steps' a whole number above 0, "
-            f"found {answer!r} and {steps!r}"
-        )
-    return answer, steps
-
-
-def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
-    unet = folder / "unet" if assets.index else folder
-    if weights:
-        net.save_pretrained(unet, safe_serialization=True)
-    else:
-        net.save_config(unet)
-    if assets.index:
-        write_json(assets.index, folder / "model_index.json")
-    if assets.scheduler:
-        schedule = folder / "scheduler" if assets.index else folder
-        write_json(assets.scheduler, schedule / "scheduler_config.json")
-    write_json({"answer": assets.answer, "steps": assets.steps}, folder / SAMPLING)
-
-
-def write_json(value: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------- making

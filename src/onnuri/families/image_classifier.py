@@ -179,6 +179,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
     answer = required_answer(records)
     if is_own(folder):
         old, assets = read(folder, False)
+        assert isinstance(old, ConvNet), "what is_own says"
         assets = replace(assets, labels=names, question=question, answer=answer)
         return new_head(old, len(names), generator), assets
     from transformers import AutoModelForImageClassification
@@ -250,7 +251,7 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 def resized(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
     """A picture as (height, width, channels) uint8."""
     if image.shape[:2] != size:
-        image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return with_channels(image, channels)
 
 

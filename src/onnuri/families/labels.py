@@ -44,8 +44,8 @@ def learn_labels(records: Records) -> tuple[str, ...]:
 
 def label_batch(records: Sequence[Record], answer: str, labels: Sequence[str]) -> dict[str, Tensor]:
     """{"labels": (B,) int64}, or {} where a record lacks its answer."""
-    values = [as_label(record.get(answer)) for record in records]
-    if None in values:
+    values = [label for record in records if (label := as_label(record.get(answer))) is not None]
+    if len(values) < len(records):
         return {}
     index = {label: place for place, label in enumerate(labels)}
     return {"labels": torch.tensor([index[value] for value in values], dtype=torch.int64)}

@@ -1,9 +1,7 @@
 """Texts to one label of several: any sequence classifier of transformers, and a small BERT of our own making.
 
 A new model is Devlin et al., BERT (arXiv:1810.04805), differing in:
-1. its tokens are pairs of characters merged (Sennrich et al., arXiv:1508.07909) instead of WordPiece, whose
-   trainer numbers them differently in every process; text is brought to NFC and keeps its case, a space
-   becomes a mark, so that Korean needs no tool of its own;
+1. its tokens are pairs of characters merged instead of WordPiece, see `vocabulary.py`;
 2. it begins with random weights, without pre-training, and never sees a second segment.
 Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
 (B, T) int64, padded on the right so that a token's place does not depend on its neighbors; labels (B,) int64.
@@ -25,18 +23,10 @@ from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime
-from . import heads, labels, widths
+from . import heads, labels, vocabulary, widths
 
 DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
-SPECIAL = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
-}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
-READ_FOR_VOCABULARY = 200_000  # texts from which a vocabulary is learnt
 LONGEST = 512  # tokens of a text where a model states no limit of its own
 
 
@@ -94,8 +84,8 @@ def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, a
         raise BadInput(
             f"the tokenizer knows {len(tokenizer)} tokens, the net only {net.get_input_embeddings().num_embeddings}"
         )
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    digest = hashlib.sha256(vocabulary.encode()).hexdigest()
+    tokens = json.dumps(sorted(tokenizer.get_vocab().items()))
+    digest = hashlib.sha256(tokens.encode()).hexdigest()
     return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
 
 
@@ -129,7 +119,8 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     check_settings(settings)
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
-    tokenizer = learn_tokenizer(texts_of(records, question), settings["vocab_size"], settings["max_length"])
+    texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
+    tokenizer = vocabulary.of_characters(texts, settings["vocab_size"], settings["max_length"])
     design = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings["hidden_size"],
@@ -156,7 +147,7 @@ def check_settings(settings: dict) -> None:
             "num_layers": 0,
             "num_heads": 0,
             "max_length": 2,
-            "vocab_size": len(SPECIAL),
+            "vocab_size": len(vocabulary.MARKS),
         }.items()
         if type(settings[name]) is not int or settings[name] <= least
     ]
@@ -166,29 +157,6 @@ def check_settings(settings: dict) -> None:
         faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
     if faults:
         raise BadSettings(*faults)
-
-
-def texts_of(records: Records, question: str) -> Iterator[str]:
-    return (record[question] or "" for record in records[:READ_FOR_VOCABULARY])
-
-
-def learn_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> Any:
-    """A byte-pair vocabulary of at most `vocab_size` tokens; more only where that many characters occur."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE(unk_token=SPECIAL["unk_token"]))
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
-    backend.decoder = decoders.Metaspace()
-    marks = list(SPECIAL.values())
-    backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=marks, show_progress=False)
-    )
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(mark, marks.index(mark)) for mark in ("[CLS]", "[SEP]")]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **SPECIAL)
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:

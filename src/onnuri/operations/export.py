@@ -6,6 +6,7 @@ packed: an int8 initializer with a DequantizeLinear node, so the file is as smal
 
 import copy
 import logging
+import math
 import warnings
 from typing import Literal
 
@@ -14,15 +15,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .. import measure
-from ..attach import bake, packed_weights
+from ..attach import bake, is_packed, packed_weights
 from ..data import Data, Records
 from ..errors import Refusal, needs_extra
 from ..family import Session
 from ..model import Model, count_parameters, with_net
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
+from ..weights import weights
 
 LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
+LEAST_ROW = 3  # numbers in a row from which lying on a grid of int8 steps is no accident
 
 
 class Settings(Base):
@@ -44,7 +47,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     plain = in_float(model)
     graph = trace(plain, data.records, settings.opset)
     log.progress(1, 3, "packing")
-    pack_initializers(graph, model.net)
+    if is_packed(model.net):
+        pack_initializers(graph)
     log.progress(2, 3, "opening in ONNX Runtime")
     from ..runtimes.onnx import OnnxSession
 
@@ -56,7 +60,12 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
 def in_float(model: Model) -> Model:
     """A copy whose packed weights are float again, all in fp32, which every processor computes."""
     net = copy.deepcopy(model.net)
+    for _, base in packed_weights(net).values():
+        base.dtype = torch.float32  # codes times scales, not rounded to a shorter type in between
     bake(net)
+    if weights(net, "expert"):
+        # of the library's ways to compute fused experts the one that every graph can say; the same sums
+        net.set_experts_implementation("batched_mm")  # type: ignore[operator]
     return with_net(model, net.float())
 
 
@@ -132,39 +141,58 @@ def varies(batches: list[dict], name: str, axis: int) -> bool:
     return len({batch[name].shape[axis] for batch in batches}) > 1
 
 
-def pack_initializers(graph, net: nn.Module) -> None:
-    """Replace each initializer that equals a packed weight, as stored or turned, by its codes and a DequantizeLinear."""
-    from onnx import helper, numpy_helper
+def pack_initializers(graph) -> None:
+    """Replace each matrix whose numbers lie on a grid of int8 steps, as those of a packed net do, by codes and scales.
 
-    packed = packed_forms(net)
+    Found by looking, since the exporter turns, renames and rescales matrices (a batch norm goes into its convolution).
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
     for initializer in list(graph.graph.initializer):
-        array, name = numpy_helper.to_array(initializer), initializer.name
-        if (array.shape, array.tobytes()) not in packed:
+        if initializer.data_type != TensorProto.FLOAT or len(initializer.dims) < 2:
             continue
-        codes, scale, axis = packed[array.shape, array.tobytes()]
+        name, values = initializer.name, torch.from_numpy(numpy_helper.to_array(initializer).copy())
+        found = on_a_grid(values)
+        if found is None:
+            continue
+        codes, scale = found
+        long = [axis for axis, size in enumerate(scale.shape) if size > 1]
         graph.graph.initializer.remove(initializer)
-        parts = {f"{name}.codes": codes, f"{name}.scale": scale}
+        parts = {f"{name}.codes": codes, f"{name}.scale": scale if len(long) > 1 else scale.flatten()}
         graph.graph.initializer.extend(
-            numpy_helper.from_array(part.contiguous().numpy(), n) for n, part in parts.items()
+            numpy_helper.from_array(part.numpy(), part_name) for part_name, part in parts.items()
         )
-        node = helper.make_node("DequantizeLinear", list(parts), [name], name=f"{name}.dequantize", axis=axis)
-        graph.graph.node.insert(0, node)
+        if len(long) > 1:  # experts have a scale for each of their rows, which DequantizeLinear cannot say
+            nodes = [
+                helper.make_node(
+                    "Cast", [f"{name}.codes"], [f"{name}.float"], name=f"{name}.cast", to=TensorProto.FLOAT
+                ),
+                helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name], name=f"{name}.dequantize"),
+            ]
+        else:
+            axis = long[0] if long else 0
+            nodes = [helper.make_node("DequantizeLinear", list(parts), [name], name=f"{name}.dequantize", axis=axis)]
+        for node in reversed(nodes):
+            graph.graph.node.insert(0, node)
 
 
-def packed_forms(net: nn.Module) -> dict[tuple, tuple[Tensor, Tensor, int]]:
-    """{(shape, bytes) of a packed weight's value: (codes, scales, axis of the scales)}, each matrix turned as well."""
-    forms = {}
-    for weight, base in packed_weights(net).values():
-        if base.scale.shape[0] > 1:
-            continue  # fused experts have a scale per expert and row, which one node cannot say
-        value, scale, axis = weight.value.detach().float(), base.scale[0, :, 0], base.view.rows[0]
-        forms[tuple(value.shape), value.contiguous().numpy().tobytes()] = (base.codes, scale, axis)
-        if value.dim() == 2:
-            forms[tuple(value.t().shape), value.t().contiguous().numpy().tobytes()] = (base.codes.t(), scale, 1 - axis)
-    return forms
+def on_a_grid(values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(int8 codes, scales that broadcast) when `values` are whole multiples, up to 127, of one step per row; rows may lie
+    along any axis, or along any two where there are three. None when they are not."""
+    axes = [(axis,) for axis in range(values.dim())]
+    axes += [(0, 1), (0, 2)] if values.dim() == 3 else []
+    for rows in axes:
+        others = [axis for axis in range(values.dim()) if axis not in rows]
+        if math.prod(values.shape[axis] for axis in others) < LEAST_ROW:
+            continue  # a single number is always on a grid
+        scale = values.abs().amax(others, keepdim=True).clamp_min(1e-30) / 127
+        codes = (values / scale).round()
+        if bool(((codes * scale - values).abs() <= 1e-5 * scale).all()):
+            return codes.to(torch.int8), scale
+    return None
 
 
-def parity(settings: Settings, inputs: dict, result: Result) -> float:
+def parity(settings: Settings, inputs: dict, result: Result) -> float | None:
     assert result.model is not None
     return measure.largest_difference(in_float(inputs["model"]), result.model, inputs["data"].split("test")[:64])
 

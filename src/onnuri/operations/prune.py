@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..attach import require_float
 from ..data import Data
 from ..errors import Refusal
 from ..model import Model
@@ -30,6 +31,7 @@ class Settings(Base):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with `share` of every matrix at zero."""
+    require_float(model.net, "prune")
     found = weights(model.net, *ROLES)
     if not found:
         raise Refusal(

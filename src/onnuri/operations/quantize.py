@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from .. import measure
-from ..attach import pack, packed_weights
+from ..attach import pack, packed_weights, require_float
 from ..data import Data
 from ..errors import Refusal
 from ..model import Model
@@ -29,8 +29,7 @@ class Settings(Base):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with its matrices packed."""
-    if packed_weights(model.net):
-        raise Refusal("this model is packed already", "quantize the model that it was made from")
+    require_float(model.net, "quantize")
     roles = ROLES if settings.embeddings else ROLES[:-1]
     found = weights(model.net, *roles)
     if not found:
@@ -53,7 +52,7 @@ def worst_rounding(settings: Settings, inputs: dict, result: Result) -> float:
     )
 
 
-def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float:
+def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float | None:
     assert result.model is not None
     return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test")[:64])
 

@@ -14,6 +14,7 @@ from ..registry import family as find_family
 
 class Settings(FitSettings):
     family: str = Field("", description="the kind of a new model, or of the body to adopt")
+    new_head: bool = Field(False, description="keep the model's body and learn a new head for the labels of the data")
     config: dict = Field({}, description="the new model's design, as NAME=VALUE,...; the family has a default for each")
 
 

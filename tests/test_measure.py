@@ -1,0 +1,65 @@
+"""The yardsticks against published figures and identities."""
+
+import pytest
+import torch
+
+from onnuri import machine, measure, registry
+from onnuri.model import Model
+from onnuri.sources import open_data
+
+
+def started(name: str):
+    data, family = open_data(f"toy:{name}"), registry.family(name)
+    return Model(family, *family.start(family.tiny(), data.records, torch.Generator().manual_seed(0))), data
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+)
+def test_wilson_equals_published_values(right, n, low, high):
+    """Newcombe (1998), method 3; the values of statsmodels' proportion_confint(method="wilson")."""
+    assert measure.wilson(right / n, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_the_kind_of_interval_is_seen_not_declared():
+    model, data = started("tabular")
+    found = measure.measure(model, data.split("test"))
+    assert found["interval_method"].startswith("Wilson") and found["interval"][0] <= found["scores"]["accuracy"]
+    model, data = started("causal_lm")
+    found = measure.measure(model, data.split("test"))
+    low, high = found["interval"]
+    assert found["interval_method"].startswith("bootstrap") and low < found["scores"]["bits_per_byte"] < high
+
+
+@pytest.mark.parametrize("name", list(registry.entries("families")))
+def test_answers_do_not_depend_on_the_batch(name):
+    model, data = started(name)
+    records = data.records[:10]
+    one, other = measure.answer(model, records, 0, 10), measure.answer(model, records, 0, 3)
+    score = [model.family.score(records.list(), answers, model.assets)[model.headline[0]] for answers in (one, other)]
+    assert score[0] == pytest.approx(score[1], rel=1e-3)
+
+
+def test_difference_to_itself_is_nothing():
+    model, data = started("tabular")
+    assert measure.largest_difference(model, model, data.records[:40]) == 0
+
+
+def test_energy_names_method_and_error():
+    meter = machine.Meter()
+    sum(range(10**6))
+    energy = meter.energy()
+    assert energy.joules > 0 and energy.method and 0 < energy.error < 1
+    assert energy.share(2).joules == pytest.approx(2 * energy.joules)
+
+
+def test_the_processors_own_counter_is_preferred(tmp_path, monkeypatch):
+    counter = tmp_path / "intel-rapl:0"
+    counter.mkdir()
+    (counter / "energy_uj").write_text("900")
+    (counter / "max_energy_range_uj").write_text("1000")
+    monkeypatch.setattr(machine, "RAPL", tmp_path)
+    meter = machine.Meter()
+    (counter / "energy_uj").write_text("100")
+    energy = meter.energy()
+    assert energy.joules == pytest.approx(200e-6) and "RAPL" in energy.method, "the counter wrapped at 1000"
