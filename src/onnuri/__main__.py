@@ -1,7 +1,11 @@
 """The command `onnuri`."""
 
 import os
+import signal
 import sys
+from typing import Any
+
+interrupted = False
 
 
 def main() -> None:
@@ -10,6 +14,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     debug = "--debug" in sys.argv
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell told us to ignore it
+        signal.signal(signal.SIGINT, interrupt)
     try:
         for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot spell must not end the command
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -20,7 +26,18 @@ def main() -> None:
     except (KeyboardInterrupt, Exception) as error:
         if debug and isinstance(error, Exception):
             raise
-        sys.exit(explain(error))
+        code = explain(error)
+        if interrupted:  # an interrupted exec() would have Python end itself by the signal, whatever is asked for here
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
+
+
+def interrupt(*of: Any) -> None:
+    """Ctrl-C. A library in the middle of an import can make any other error of it, so it is noted too."""
+    global interrupted
+    interrupted = True
+    signal.default_int_handler(*of)
 
 
 def explain(error: BaseException) -> int:
@@ -29,10 +46,10 @@ def explain(error: BaseException) -> int:
 
     from .errors import OnnuriError
 
-    if isinstance(error, ClickException):
-        error.show()
-    elif isinstance(error, (KeyboardInterrupt, Abort)):
+    if interrupted or isinstance(error, (KeyboardInterrupt, Abort)):
         say("stopped; everything finished is intact, and the same command goes on where it stopped")
+    elif isinstance(error, ClickException):
+        error.show()
     elif isinstance(error, OnnuriError):
         say(str(error))
     elif isinstance(error, BrokenPipeError):  # whoever read our output has seen enough

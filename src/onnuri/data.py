@@ -113,8 +113,7 @@ class Data:
         part = self.records if name == "all" else self.splits[name]
         if not len(part):
             raise BadInput(
-                f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)",
-                hint="more rows",
+                f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)", hint="more rows"
             )
         return part
 
@@ -167,9 +166,7 @@ def check_answers(records: Records, name: str, labels: Sequence[str]) -> None:
     unseen = sorted({value for value in values if value is not None} - set(labels))
     faults = []
     if None in values:
-        faults.append(
-            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}"
-        )
+        faults.append(missing_answers(records, name, values))
     if unseen:
         faults.append(
             f"'{name}' has labels that the model never saw: {', '.join(map(repr, unseen[:8]))}"
@@ -179,14 +176,17 @@ def check_answers(records: Records, name: str, labels: Sequence[str]) -> None:
         raise BadInput(*faults, hint="correct the rows, or train a new head with --new-head")
 
 
+def missing_answers(records: Records, name: str, values: list) -> str:
+    """A fault: how many answers are missing, and where the first of them stands in the source."""
+    first = records.rows[values.index(None)]
+    return f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {first}"
+
+
 def check_numbers(records: Records, name: str) -> None:
     """Error when an answer that is a number is missing."""
     values = list(records.column(name))
     if None in values:
-        raise BadInput(
-            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}",
-            hint="fill in or drop those rows",
-        )
+        raise BadInput(missing_answers(records, name, values), hint="fill in or drop those rows")
 
 
 def labels_of(records: Records) -> list[str]:
@@ -195,10 +195,7 @@ def labels_of(records: Records) -> list[str]:
     values = [as_label(value) for value in records.column(name)]
     labels = sorted({value for value in values if value is not None}, key=numeric_first)
     if None in values:
-        raise BadInput(
-            f"'{name}' is empty in {values.count(None)} of {len(values)} rows, first in row {values.index(None)}",
-            hint="fill in or drop those rows",
-        )
+        raise BadInput(missing_answers(records, name, values), hint="fill in or drop those rows")
     if len(labels) < 2:
         raise BadInput(
             f"'{name}' has only one class ({labels[0] if labels else 'none'}); nothing can be learnt",

@@ -164,6 +164,7 @@ class Loop:
         self.objective.net.train()
         for module in self.frozen_statistics:
             module.eval()
+        mean = 0.0
         for turn, player in enumerate(self.objective.parts):
             with self.only(player):
                 mean = self.backward(records, keys, epoch, player, turn)

@@ -5,8 +5,11 @@ read unasked, a config may name code or a path outside the folder.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +140,42 @@ def read_hub(auto: Any, folder: Path, empty: bool) -> Any:
     """The net in `folder` by the class `auto` (AutoModelForX). BadInput lists every missing or unexpected tensor."""
     if empty:
         return guarded(lambda path: empty_net(auto, path), folder)
-    net, report = guarded(
-        auto.from_pretrained,
-        folder,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are in the report then, by name; else the error names none
-    )
+    with unconverted() as names:
+        try:
+            net, report = guarded(
+                auto.from_pretrained,
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report then, by name; else the error names none
+            )
+        except BadInput as error:
+            if not names:
+                raise
+            faults = (
+                f"{folder}: tensor {name}: its parts are missing or of unlike shape" for name in sorted(set(names))
+            )
+            raise BadInput(*faults, hint="fetch the folder again from where it came") from error
     check_report(report, folder)
     return net.eval()
+
+
+@contextmanager
+def unconverted() -> Iterator[list[str]]:
+    """Collects the tensors that transformers could not put together of those on the disk: it only logs their names."""
+    names: list[str] = []
+    logger = logging.getLogger("transformers.modeling_utils")
+    handler, before = logging.Handler(), (logger.level, logger.propagate)
+    handler.emit = lambda record: names.extend(re.findall(r"(\S+) *\| CONVERSION", record.getMessage()))
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield names
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
 
 
 def empty_net(auto: Any, folder: Path) -> Any:
@@ -198,10 +227,18 @@ def check_report(report: dict, folder: Path) -> None:
     faults = [
         f"{folder}: {kind.replace('_keys', '')} tensor {name}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        for name in sorted(map(str, report.get(kind) or ()))
+        for name in sorted(map(described, report.get(kind) or ()))
     ]
     if faults:
         raise BadInput(*faults, hint="fetch the folder again, or adopt its body with --new-head")
+
+
+def described(entry: Any) -> str:
+    """One entry of a loading report: a name, or (name, shape on the disk, shape in the net)."""
+    if isinstance(entry, str):
+        return entry
+    name, found, wanted = entry
+    return f"{name} {tuple(found)} for {tuple(wanted)}"
 
 
 def write_hub(net: Any, folder: Path, weights: bool) -> None:

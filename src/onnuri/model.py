@@ -82,9 +82,9 @@ def open_model(folder: Path | str) -> Model:
     family = claimed_by(folder)
     packed = folder / OWN / "packed.safetensors"
     session = open_session(folder)
-    net, assets = family.read(folder, packed.exists() or session is not None)
+    net, assets = guarded(family.read, folder, packed.exists() or session is not None)
     if session:
-        session.original = net.to("meta")
+        session.original = without_tensors(net)
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
     return Model(family, session or net, assets, folder)
@@ -168,6 +168,19 @@ def count_parameters(net: nn.Module) -> int:
     net = net.original if isinstance(net, Session) else net
     tensors = [*net.parameters(), *(tensor for tensor in net.buffers() if tensor.dtype == torch.int8)]
     return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def without_tensors(net: nn.Module) -> nn.Module:
+    """The net itself, its tensors on the meta device; unlike after `net.to`, tied ones stay tied."""
+    moved: dict[int, Tensor] = {}
+    for module in net.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
+                if value is not None and not value.is_meta:
+                    empty = value.detach().to("meta")
+                    made = nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+                    tensors[name] = moved.setdefault(id(value), made)  # type: ignore[assignment]
+    return net
 
 
 def with_net(model: Model, net: nn.Module) -> Model:

@@ -15,12 +15,12 @@ from .operation import Operation, Settings
 
 def settings_of(operation: Operation, given: dict[str, Any]) -> Settings:
     """The operation's settings from plain values. BadSettings lists every fault with the right name or range."""
-    known = operation.settings.model_fields
+    known = [*operation.settings.model_fields, *operation.takes]
     try:
         return operation.settings.model_validate({str(name): value for name, value in given.items()})
     except ValidationError as error:
         raise BadSettings(
-            *(explain(fault, list(known)) for fault in error.errors()), hint=f"onnuri {operation.name} --help"
+            *(explain(fault, known) for fault in error.errors()), hint=f"onnuri {operation.name} --help"
         ) from None
 
 

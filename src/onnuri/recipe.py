@@ -127,7 +127,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST:
             raise BadInput(f"{path} is larger than a recipe can be")
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506  a SafeLoader
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OnnuriError:
         raise
     except Exception as error:  # PyYAML lets through whatever a scalar of a wrong form makes it stumble over
@@ -179,9 +179,7 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
     operation = next(iter(body))
     if operation not in registry.entries("operations"):
-        raise UnknownName(
-            f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}"
-        )
+        raise UnknownName(f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}")
     settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
     inputs = {role: str(settings.pop(role)) for role in ("model", "student") if settings.get(role)}
@@ -238,6 +236,7 @@ def fingerprint(source: str) -> str:
 def check_settings(steps: list[Step]) -> None:
     """Check the settings of every step that will run, and that it makes a model, before the first one runs."""
     from . import plan
+    from .run import require_inputs
 
     faults = []
     for step in steps:
@@ -245,8 +244,9 @@ def check_settings(steps: list[Step]) -> None:
         if operation.gives != "model":
             faults.append(f"step '{step.name}': {step.operation} makes no model; every step is measured as it is")
         try:
+            require_inputs(operation, step.inputs, Path(step.name))
             plan.settings_of(operation, step.settings)
-        except BadSettings as error:
+        except OnnuriError as error:
             faults += [f"step '{step.name}' ({step.operation}): {fault}" for fault in error.faults]
     if faults:
         raise BadSettings(*faults)

@@ -63,10 +63,6 @@ def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | Non
         faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
         raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
-    if operation.gives == "records" and out is not None:
-        from .answers import require_ending
-
-        require_ending(out)
 
 
 # ------------------------------------------------------------------------------------------------------- opening inputs
@@ -97,15 +93,15 @@ def body(folder: Path, settings: Any, data: Data):
     import torch
 
     from .family import mix
-    from .hub import check_folder
+    from .hub import check_folder, guarded
     from .model import Model, open_model
 
     family = registry.family(settings.family) if settings.family else None
     check_folder(folder)
-    if family is None or (family.claims(folder) and not settings.new_head):
+    if family is None or (guarded(family.claims, folder) and not settings.new_head):
         return open_model(folder)
     generator = torch.Generator().manual_seed(mix(settings.seed, 0))
-    return Model(family, *family.adopt(folder, data.split("train"), generator), folder=folder)
+    return Model(family, *guarded(family.adopt, folder, data.split("train"), generator), folder=folder)
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -127,16 +123,17 @@ def look(
     operation: Operation, settings: Settings, inputs: dict[str, str], out: Path | None, options: dict, quiet: bool
 ) -> dict:
     """Apply an operation that changes no model; its report, or where its records were written."""
+    from .answers import require_ending, write_records
     from .progress import Progress
 
+    if operation.gives == "records" and out is not None:
+        require_ending(out)
     found = opened(operation, settings, inputs, options)
     if getattr(settings, "split", None) == "auto":
         settings = settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
     with Progress(operation.name, quiet) as log:
         result = operation.apply(settings, log, **found)
     if result.records is not None:
-        from .answers import write_records
-
         assert out is not None
         write_records(result.records, out)
         return {"operation": operation.name, "records": len(result.records), "out": str(out)}

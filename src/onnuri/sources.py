@@ -46,7 +46,9 @@ def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
     """Apply the user's own choice of columns; the columns not chosen are dropped, the answer always stays."""
-    if bad := [f"'{kind}' is no kind; {propose(str(kind), KINDS)}" for kind in (fields or {}).values() if kind not in KINDS]:
+    if bad := [
+        f"'{kind}' is no kind; {propose(str(kind), KINDS)}" for kind in (fields or {}).values() if kind not in KINDS
+    ]:
         raise BadSettings(*bad)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:

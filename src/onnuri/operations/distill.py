@@ -6,6 +6,7 @@ squared error, in units of the teacher's variance, for values. Differences to th
 records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..attach import bake, is_packed
 from ..data import Data, Records
 from ..errors import Refusal
 from ..family import mix
@@ -68,9 +70,11 @@ def sized(teacher: Model, size: float, seed: int) -> Model:
     """The widest fresh net of the teacher's design with at most `size` times its parameters (widths are whole numbers,
     so it can be somewhat smaller, and never less than the narrowest)."""
     wanted = size * count_parameters(teacher.net)
+    plain = copy.deepcopy(teacher.net) if is_packed(teacher.net) else teacher.net
+    bake(plain)  # codes have no shapes of parameters
 
     def at(scale: float) -> Model:
-        made = teacher.family.like(teacher.net, teacher.assets, scale, torch.Generator().manual_seed(seed))
+        made = teacher.family.like(plain, teacher.assets, scale, torch.Generator().manual_seed(seed))
         return Model(teacher.family, *made, folder=teacher.folder)
 
     low, high = 0.0, 1.0

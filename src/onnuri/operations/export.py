@@ -19,7 +19,7 @@ from ..attach import bake, is_packed, packed_weights
 from ..data import Data, Records
 from ..errors import Refusal, needs_extra
 from ..family import Session
-from ..model import Model, count_parameters, with_net
+from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 from ..weights import weights
@@ -53,7 +53,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     from ..runtimes.onnx import OnnxSession
 
     session = OnnxSession(graph.SerializeToString())
-    session.original = plain.net.to("meta")
+    session.original = without_tensors(plain.net)
     return Result(model=with_net(model, session))
 
 
@@ -187,7 +187,7 @@ def on_a_grid(values: Tensor) -> tuple[Tensor, Tensor] | None:
             continue  # a single number is always on a grid
         scale = values.abs().amax(others, keepdim=True).clamp_min(1e-30) / 127
         codes = (values / scale).round()
-        if bool(((codes * scale - values).abs() <= 1e-5 * scale).all()):
+        if bool(((codes * scale - values).abs() <= 1e-4 * scale).all()):
             return codes.to(torch.int8), scale
     return None
 

@@ -1,0 +1,115 @@
+"""The evidence: one spelling for each value, and a chain in which any change is seen."""
+
+import contextlib
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnuri import ledger
+from onnuri.errors import BadInput
+
+LINE = {
+    "operation": "train",
+    "family": "tabular",
+    "task": "tabular-classification",
+    "started": "2026-01-01T00:00:00",
+    "settings": {},
+    "inputs": [],
+    "output": {"tensors": "0"},
+    "energy": {"joules": 1.0, "method": "estimated", "error": 0.5},
+    "promises": [],
+    "findings": [],
+    "seconds": 1.0,
+    "after": None,
+}
+TEXT = st.text(st.characters(exclude_categories=()))  # every code point, halves of characters too
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(TEXT, JSON, max_size=5))
+def test_one_spelling(value):
+    text = ledger.canonical(value)
+    again = json.loads(ledger.encoded(text).decode("utf-8", "surrogatepass"))
+    assert again == value and ledger.canonical(again) == text and "\n" not in text
+    turned = dict(reversed(value.items()))
+    assert ledger.canonical(turned) == text and ledger.digest(turned) == ledger.digest(value)
+
+
+@given(st.dictionaries(TEXT.filter(lambda name: name != "digest"), JSON, min_size=1, max_size=5), st.data())
+def test_the_digest_sees_every_value_but_itself(value, data):
+    name = data.draw(st.sampled_from(sorted(value)))
+    changed = value | {name: [value[name]]}
+    assert ledger.digest(changed) != ledger.digest(value) == ledger.digest(value | {"digest": "x"})
+
+
+@settings(max_examples=40)
+@given(st.lists(st.dictionaries(TEXT, JSON, max_size=4), min_size=1, max_size=4))
+def test_what_is_written_is_read_and_verifies(tmp_path_factory, lives):
+    folder = tmp_path_factory.mktemp("life")
+    written = []
+    for extra in lives:
+        line = LINE | {"settings": extra, "output": {"files": ledger.file_digests(folder)}}
+        written.append(ledger.write(folder, written, line))
+    assert ledger.read(folder) == written and ledger.verify(folder) == []
+    assert ledger.folder_digest(folder) == written[-1]["digest"]
+
+
+def test_names_of_another_encoding(tmp_path):
+    """A file whose name is not UTF-8, as an unpacked archive leaves them."""
+    with open(os.fsencode(tmp_path) + b"/\xb0\xa1.txt", "wb") as file:
+        file.write(b"x")
+    (tmp_path / "줄\u2028끝\x85.txt").write_text("a line to Python, not to JSON")
+    line = LINE | {"output": {"files": ledger.file_digests(tmp_path)}}
+    assert ledger.write(tmp_path, [], line) == ledger.read(tmp_path)[0] and ledger.verify(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"[]\n", "not a JSON object"),
+        (b"{}\n", "no ledger line"),
+        (b"\n", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        (ledger.canonical(LINE | {"digest": "x", "inputs": [1]}).encode(), "inputs missing or of the wrong type"),
+        (ledger.canonical(LINE | {"digest": "x", "after": {}}).encode(), "after missing or of the wrong type"),
+        (ledger.canonical(LINE | {"digest": 1, "energy": 2}).encode(), "digest, energy"),
+    ],
+)
+def test_a_malformed_ledger_is_an_error(tmp_path, text, says):
+    (tmp_path / "onnuri").mkdir()
+    (tmp_path / ledger.FILE).write_bytes(text)
+    for look in (ledger.read, ledger.verify, ledger.folder_digest):
+        with pytest.raises(BadInput, match=says):
+            look(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_damaged_ledger_is_seen(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged")
+    line = LINE | {"settings": {"name": "값"}, "output": {"files": ledger.file_digests(folder)}}
+    ledger.write(folder, [ledger.write(folder, [], line)], line)
+    path = folder / ledger.FILE
+    good = path.read_bytes()
+    place = data.draw(st.integers(0, len(good) - 1))
+    kind = data.draw(st.sampled_from(["change", "remove", "add", "cut"]))
+    byte = bytes([good[place] ^ data.draw(st.integers(1, 255))])
+    bad = {
+        "change": good[:place] + byte + good[place + 1 :],
+        "remove": good[:place] + good[place + 1 :],
+        "add": good[:place] + byte + good[place:],
+        "cut": good[:place],
+    }[kind]
+    path.write_bytes(bad)
+    with contextlib.suppress(BadInput):
+        assert ledger.verify(folder) or bad == good
