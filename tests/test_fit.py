@@ -1,6 +1,7 @@
 """The loop: exact under accumulation, repeatable, resumable, several players, short dtypes, pruned zeros."""
 
 import copy
+import signal
 
 import pytest
 import torch
@@ -178,3 +179,20 @@ def test_not_a_number_names_the_cause():
         next(p for p in model.net.parameters() if p.dim() == 2).fill_(float("nan"))
     with pytest.raises(BrokenPromise, match="not-a-number"):
         fit(objective_of(model), records, None, FitSettings(steps=3, batch_size=16), Quiet(), True)
+
+
+def test_ctrl_c_ends_the_step_and_keeps_it():
+    """Whatever `save_every` says: the first Ctrl-C keeps the state, and the work goes on from there."""
+    records = registry.family("tabular").toy(32, 0)
+    settings = FitSettings(steps=9, batch_size=8, save_every=1000)
+    whole, before = tiny("tabular", records), signal.getsignal(signal.SIGINT)
+    fit(objective_of(whole), records, None, settings, Quiet(), True)
+    log, model = Quiet(), tiny("tabular", records)
+    log.progress = lambda done, total, text="": signal.raise_signal(signal.SIGINT) if done == 4 else None
+    with pytest.raises(KeyboardInterrupt):
+        fit(objective_of(model), records, None, settings, log, True)
+    assert log.state is not None and log.state[1]["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is before
+    log.progress, again = Quiet().progress, tiny("tabular", records)
+    fit(objective_of(again), records, None, settings, log, True)
+    assert tensor_digest(again.net) == tensor_digest(whole.net)

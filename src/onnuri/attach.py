@@ -84,7 +84,8 @@ def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
     rows = x.reshape(-1, x.shape[-1]).float()
     step = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
     integers = torch.round(rows / step).to(torch.int8)
-    return (torch._int_mm(integers, codes.t()).float() * step).reshape(*x.shape[:-1], codes.shape[0])
+    product = torch._int_mm(integers, codes.t())  # type: ignore[attr-defined]  torch exports it under no other name
+    return (product.float() * step).reshape(*x.shape[:-1], codes.shape[0])
 
 
 class Stack(nn.Module):

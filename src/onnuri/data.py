@@ -6,7 +6,7 @@ Reading the formats is the work of `sources.py`.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -17,21 +17,17 @@ from .errors import BadInput, BadSettings, propose
 
 Kind = Literal["number", "category", "text", "image"]
 Record = dict[str, Any]
+Get = Callable[[Sequence[int], Collection[str]], list[Record]]
 SPLITS = ("train", "validation", "test")
 SHARES = (0.7, 0.1, 0.2)
 ANSWER_NAMES = ("label", "labels", "target", "class", "answer", "y", "income")
 
 
 class Records(Sequence):
-    """Rows that are decoded when asked for. `fields`: {name: kind} in column order; `answer`: the answer's field."""
+    """Rows that are decoded when asked for. `get`: (rows, names of the fields wanted) -> records; `fields`: {name:
+    kind} in column order; `answer`: the answer's field."""
 
-    def __init__(
-        self,
-        get: Callable[[Sequence[int]], list[Record]],
-        rows: Sequence[int],
-        fields: dict[str, Kind],
-        answer: str | None,
-    ):
+    def __init__(self, get: "Get", rows: Sequence[int], fields: dict[str, Kind], answer: str | None):
         self.get, self.rows, self.fields, self.answer = get, rows, fields, answer
 
     def __len__(self) -> int:
@@ -43,7 +39,7 @@ class Records(Sequence):
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> "Records": ...
     def __getitem__(self, index):
         if isinstance(index, int):
-            return self.get([self.rows[index]])[0]
+            return self.get([self.rows[index]], self.fields)[0]
         rows = self.rows[index] if isinstance(index, slice) else [self.rows[i] for i in index]
         return Records(self.get, rows, self.fields, self.answer)
 
@@ -53,7 +49,7 @@ class Records(Sequence):
 
     def list(self, part: slice = slice(None)) -> list[Record]:
         """The records of `part` as a list; one read of the source."""
-        return self.get(self.rows[part])
+        return self.get(self.rows[part], self.fields)
 
     @property
     def questions(self) -> dict[str, Kind]:
@@ -61,13 +57,20 @@ class Records(Sequence):
         return {name: kind for name, kind in self.fields.items() if name != self.answer}
 
     def column(self, name: str) -> Iterator[Any]:
-        """The values of one field, streamed."""
-        return (record.get(name) for record in self)
+        """The values of one field, streamed; no other field is read or decoded."""
+        for start in range(0, len(self), 4096):
+            yield from (record[name] for record in self.get(self.rows[start : start + 4096], (name,)))
 
 
 def records_of(rows: list[Record], fields: dict[str, Kind], answer: str | None) -> Records:
     """Records that already lie in memory."""
-    return Records(lambda indices: [rows[i] for i in indices], range(len(rows)), fields, answer)
+
+    def get(indices: Sequence[int], names: Collection[str]) -> list[Record]:
+        if len(names) == len(fields):
+            return [rows[i] for i in indices]
+        return [{name: rows[i].get(name) for name in names} for i in indices]
+
+    return Records(get, range(len(rows)), fields, answer)
 
 
 @dataclass(frozen=True)

@@ -146,14 +146,18 @@ class Loop:
         if self.settings.compile:
             self.compile()
         saved = time.monotonic()
-        while self.progress.step < self.total and not self.progress.stopped:
-            self.step()
-            self.progress.step += 1
-            if self.progress.step % self.steps_per_epoch == 0 or self.progress.step == self.total:
-                self.end_of_epoch()
-            if time.monotonic() - saved >= self.settings.save_every and self.progress.step < self.total:
-                checkpoint.save(self)
-                saved = time.monotonic()
+        with checkpoint.interruptible() as interrupted:
+            while self.progress.step < self.total and not self.progress.stopped:
+                self.step()
+                self.progress.step += 1
+                if self.progress.step % self.steps_per_epoch == 0 or self.progress.step == self.total:
+                    self.end_of_epoch()
+                due = time.monotonic() - saved >= self.settings.save_every and self.progress.step < self.total
+                if due or interrupted:
+                    checkpoint.save(self)
+                    saved = time.monotonic()
+                if interrupted:
+                    raise KeyboardInterrupt
         if self.best_state:
             self.objective.net.load_state_dict(self.best_state)
 

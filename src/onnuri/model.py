@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import registry
-from .data import Record
+from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
 from .hub import PICKLES, check_folder, guarded
@@ -47,6 +47,16 @@ class Model:
     @property
     def headline(self) -> tuple[str, str]:
         return self.family.headline(self.assets)
+
+    def check(self, records: Records, judged: bool = True) -> None:
+        """BadInput unless the records hold what is asked for. `judged`: and answers to judge by, all of them known."""
+        question, (name, kind) = self.family.fields(self.assets)
+        check_fields(records, question, (name, kind) if judged else None)
+        labels = self.family.axis(self.assets)
+        if judged and kind == "category" and isinstance(labels, tuple):
+            check_answers(records, name, labels)
+        elif judged and kind == "number":
+            check_numbers(records, name)
 
     def collate(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> Batch:
         return self.family.collate(records, self.assets, Generators(seed, keys or range(len(records))))

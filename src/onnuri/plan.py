@@ -7,9 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .data import Data, check_answers, check_fields, check_numbers
 from .errors import BadInput, BadSettings, propose
-from .model import Model
 from .operation import Operation, Settings
 
 
@@ -43,16 +41,3 @@ def check_output(out: Path, inputs: Iterable[str]) -> None:
     for source in map(Path, inputs):
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise BadInput(f"{out} lies inside {source}, which would be changed by it", hint="an --out beside it")
-
-
-def check_model_and_data(model: Model, data: Data, judged: bool) -> None:
-    """The data must hold what the model asks for. `judged`: and answers to judge it by, all of which it knows."""
-    question, answer = model.family.fields(model.assets)
-    check_fields(data.records, question, answer if judged else None)
-    if not judged:
-        return
-    labels = model.family.axis(model.assets)
-    if answer[1] == "category" and isinstance(labels, tuple):
-        check_answers(data.records, answer[0], labels)
-    elif answer[1] == "number":
-        check_numbers(data.records, answer[0])

@@ -84,7 +84,7 @@ def opened(operation: Operation, settings: Settings, inputs: dict[str, str], opt
             found[name] = open_model(inputs[name])
     for model in [value for value in found.values() if isinstance(value, Model)]:
         for data in [value for value in found.values() if isinstance(value, Data)]:
-            plan.check_model_and_data(model, data, judged=operation.gives != "records")
+            model.check(data.records, judged=operation.gives != "records")
     return found
 
 
@@ -280,7 +280,7 @@ def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
         return lines[-1]["after"]
     try:
         model = open_model(inputs["model"])
-        plan.check_model_and_data(model, data, judged=True)
+        model.check(data.records)
         return measure(model, data.split("test"))
     except BadInput:  # a body without a head of its own, or with other labels, has no score
         return None

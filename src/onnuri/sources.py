@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,6 +25,7 @@ LARGE = 256 * 2**20
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 TEXT_CHUNK = 2000  # characters: how long the paragraphs of a text file are joined to make one record
+MOST_CLASSES = 30  # different whole numbers that an answer may have and still mean classes
 BUILTIN = ("digits", "breast_cancer", "diabetes", "iris", "wine")
 KINDS = get_args(Kind)
 
@@ -56,12 +57,15 @@ def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None)
     kinds: dict[str, Kind] = dict(records.fields)
     kinds.update(fields or {})
     answer = answer or records.answer or guess_answer(kinds)
+    if answer and answer not in (fields or {}) and kinds[answer] == "number" and holds_classes(records.column(answer)):
+        kinds[answer] = "category"
     kept = dict(kinds)
     for name in [name for name in kinds if fields and name not in fields and name != answer]:
         del kept[name]
 
-    def get(rows: Sequence[int]) -> list[Record]:
-        return [{name: coerce(record[name], kind, name) for name, kind in kept.items()} for record in records.get(rows)]
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
+        found = records.get(rows, names)
+        return [{name: coerce(record[name], kept[name], name) for name in names} for record in found]
 
     return Records(get if kept != records.fields else records.get, records.rows, kept, answer)
 
@@ -164,22 +168,18 @@ def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
     if any("\0" in name or "\ufffd" in name for name in head.columns):  # the header alone is read forgivingly
         raise BadInput(f"{path}: the names of its columns are not UTF-8", hint=f"iconv -f CP949 -t UTF-8 {path}")
     fields: dict[str, Kind] = {name: kind_of(head[name], name) for name in head.columns}
-    answer = guess_answer(fields)
-    if answer and fields[answer] == "number":
-        values = guarded(path, lambda: table.select(pl.col(answer).drop_nulls().unique()).collect()[answer])
-        fields[answer] = "category" if looks_categorical(values, path, table) else "number"
     numbers = [name for name, kind in fields.items() if kind == "number"]
     infinite = guarded(path, lambda: table.select(pl.col(numbers).cast(pl.Float64).is_infinite().any()).collect())
     if faults := [f"{path}: the column '{name}' holds infinite numbers" for name in numbers if infinite[name].any()]:
         raise BadInput(*faults)
     count, take = guarded(path, lambda: rows_of(table, path))
 
-    def get(rows: Sequence[int]) -> list[Record]:
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
         frame = take(rows)
-        columns = [read_column(frame[name], kind, path) for name, kind in fields.items()]
-        return [dict(zip(fields, values)) for values in zip(*columns)]
+        columns = [read_column(frame[name], fields[name], path) for name in names]
+        return [dict(zip(names, values)) for values in zip(*columns)]
 
-    return Records(get, range(count), fields, answer)
+    return Records(get, range(count), fields, guess_answer(fields))
 
 
 Take = Callable[[Sequence[int]], pl.DataFrame]
@@ -239,11 +239,15 @@ def kind_of(column: pl.Series, name: str) -> Kind:
     return "text" if long or many or name.lower() in ("text", "document", "sentence", "prompt") else "category"
 
 
-def looks_categorical(values: pl.Series, path: Path, table: pl.LazyFrame) -> bool:
-    """Whole numbers of few different `values` are classes, not quantities."""
-    if len(values) > 30 or not bool((values.cast(pl.Float64) % 1 == 0).all()):
-        return False
-    return len(values) < 0.2 * guarded(path, lambda: table.select(pl.len()).collect().item())
+def holds_classes(values: Iterable[float | None]) -> bool:
+    """Whole numbers of few different values are classes, not quantities."""
+    seen, count = set(), 0
+    for value in values:
+        count += 1
+        if value is not None and (value % 1 or len(seen) > MOST_CLASSES):
+            return False
+        seen.add(value)
+    return len(seen) < 0.2 * count
 
 
 def read_column(column: pl.Series, kind: Kind, path: Path) -> list:
@@ -275,8 +279,9 @@ def read_image_folders(roots: list[Path]) -> tuple[Records, dict[str, Sequence[i
         raise BadInput(f"{roots[0]} holds no images", hint=f"one folder per class, files ending in {', '.join(IMAGES)}")
     labels = [p.parent.name for p in paths]
 
-    def get(rows: Sequence[int]) -> list[Record]:
-        return [{"image": decode_image(paths[i], paths[i]), "label": labels[i]} for i in rows]
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
+        read = {"image": lambda i: decode_image(paths[i], paths[i]), "label": lambda i: labels[i]}
+        return [{name: read[name](i) for name in names} for i in rows]
 
     records = Records(get, range(len(paths)), {"image": "image", "label": "category"}, "label")
     if len(roots) == 1:

@@ -33,7 +33,7 @@ def test_codes_equal_torch_per_channel():
 def test_a_second_packing_is_refused():
     model, data = started("tabular")
     once = apply(Settings(), Quiet(), model, data).model
-    with pytest.raises(Refusal, match="packed already"):
+    with pytest.raises(Refusal, match="packed as integers"):
         apply(Settings(), Quiet(), once, data)
 
 

@@ -42,6 +42,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
     train = data.split("train")
     fresh = student is None
     student = student or new_student(settings, model, train)
+    student.check(data.records)
     student.require_players()
     require_same_meaning(model, student)
     progress = fit(agreement(settings, model, student, train), train, validation_of(data), settings, log, fresh)

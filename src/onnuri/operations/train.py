@@ -24,6 +24,7 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
     fresh = model is None
     if model is None:
         model = started(settings, train)
+        model.check(data.records)  # a label that only the other splits have is known now, not when all is done
     elif settings.config:
         raise BadSettings("'config' has no effect on a model that exists", hint="leave --config or MODEL out")
     if fresh and not model.players:  # a forest is grown by its start; nothing is left to descend
