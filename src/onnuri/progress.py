@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[text]}"),
             console=self.console,
-            transient=not sys.stderr.isatty(),
-            disable=quiet,
+            disable=quiet or not self.console.is_terminal,  # a log file wants the warnings, not the strokes of a bar
         )
         self.task = self.bar.add_task(title, total=None, text="")
 
@@ -47,7 +45,7 @@ class Progress:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-        self.console.print(f"[yellow]{self.title}:[/] {escape(text)}", markup=True)
+        self.console.print(f"[yellow]{self.title}:[/] {escape(text)}", markup=True, soft_wrap=True)
 
     def save_state(self, tensors: dict, facts: dict) -> None:
         if self.state is None:
