@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from .data import Record
 from .errors import BadInput
+from .files import whole_file
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
 
@@ -28,16 +28,9 @@ def require_ending(out: Path) -> None:
 def write_records(records: list[Record], out: Path) -> None:
     """Write all of them, whole or not at all. BadInput for an ending that is not known."""
     require_ending(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
     rows = [{name: jsonable(value) for name, value in record.items()} for record in records]
-    try:
+    with whole_file(out) as partial:
         write_rows(rows, partial, out.suffix)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path, ending: str) -> None:

@@ -22,7 +22,7 @@ KOREAN = {
     "training": "학습",
     "step": "스텝",
     "learning rate": "학습률",
-    "gradient norm": "기울기 크기",
+    "gradient norm": "그래디언트 노름",
     "perplexity": "퍼플렉시티",
 }
 
@@ -144,7 +144,7 @@ def words(name: str) -> Pair:
 
 def counted(steps: int) -> Pair:
     """1 step, 2 steps."""
-    return f"{steps} step{'s' * (steps != 1)}", f"{steps}단계"
+    return f"{steps} step{'s' * (steps != 1)}", f"총 {steps}단계"
 
 
 def size_change(first: float | None, last: float | None) -> Pair:

@@ -1,7 +1,6 @@
 """What a person sees while an operation works, and where the operation keeps its state meanwhile."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from .files import whole_file
 
 
 class Progress:
@@ -52,16 +53,9 @@ class Progress:
             return
         from safetensors.torch import save_file
 
-        partial = self.state.with_suffix(".writing")
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()},
-            partial,
-            metadata={"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)},
-        )
-        handle = os.open(partial, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-        os.replace(partial, self.state)
+        metadata = {"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)}
+        with whole_file(self.state) as partial:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
 
     def load_state(self) -> tuple[dict, dict] | None:
         if self.state is None or not self.state.exists():

@@ -16,6 +16,7 @@ import yaml
 
 from . import __version__, ledger, registry
 from .errors import BadInput, BadSettings, OnnuriError, UnknownName, propose
+from .files import write_text
 
 BUILT_IN = Path(__file__).parent / "recipes"
 LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
@@ -273,7 +274,7 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
     Its key is noted when no folder is there: one that appears from then on is this step's, even if the process is killed
     before the key can be bound to the digest of the folder.
     """
-    from .run import execute, write_whole
+    from .run import execute
 
     folder = out / step.name
     if folder.exists():
@@ -281,9 +282,9 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
     inputs = {role: str(out / value) if value in step.parents else value for role, value in step.inputs.items()}
-    write_whole(out / ".keys" / step.name, step.key)
+    write_text(out / ".keys" / step.name, step.key)
     line = execute(step.operation, step.settings, inputs, folder, recipe.options, quiet)
-    write_whole(out / ".keys" / step.name, f"{step.key} {line['digest']}")
+    write_text(out / ".keys" / step.name, f"{step.key} {line['digest']}")
     return line
 
 
@@ -324,19 +325,18 @@ def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -
         return
     from . import machine
     from .report import recipe_page
-    from .run import write_whole
 
     steps = [
         {"name": step.name, "operation": step.operation, "line": line, "path": str(out / step.name)}
         for step, line in zip(recipe.steps, lines)
     ]
-    write_whole(
+    write_text(
         page,
         recipe_page(
             recipe.name, steps, samples(recipe, out), sum(line["seconds"] for line in lines), machine.describe()
         ),
     )
-    write_whole(note, mark)
+    write_text(note, mark)
 
 
 def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:

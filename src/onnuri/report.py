@@ -146,7 +146,7 @@ def lede(measured: list[tuple[str, dict]]) -> Pair | None:
     shown = " → ".join(text or DASH for text in ranges)
     return (
         f"Confidence interval {shown} ({method}, {records} records)",
-        f"신뢰구간 {shown} ({method}, 기록 {records}개)",
+        f"신뢰 구간 {shown} ({method}, 표본 {records}개)",
     )
 
 
@@ -161,8 +161,8 @@ def facts(steps: list[dict], seconds: float | None, machine: dict) -> list[tuple
     ]
     energy = total_energy(steps)
     found = [
-        (("Time", "시간"), time_text(seconds), counted(len(steps))),
-        (("Promises kept", "지킨 약속"), f"{sum(map(bool, kept))} / {len(kept)}" if kept else DASH, ""),
+        (("Time", "소요 시간"), time_text(seconds), counted(len(steps))),
+        (("Promises kept", "보장 조건 충족"), f"{sum(map(bool, kept))} / {len(kept)}" if kept else DASH, ""),
         (("Energy", "에너지"), energy_text(energy), (energy or {}).get("method", "")),
     ]
     return [*found, (("Machine", "장비"), machine.get("cpu") or DASH, ", ".join(filter(None, parts)))]
@@ -262,7 +262,7 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
         ends = {} if joules is None else {"low": joules * (1 - error), "high": joules * (1 + error)}
         energy.append({"label": name, "value": joules, **ends})
     charts = (
-        (latency, ("latency: p50, to p95", "지연 시간: p50, p95까지"), ms_text),
+        (latency, ("latency: p50, to p95", "지연 시간: p50~p95"), ms_text),
         (energy, ("energy per 1,000 predictions", "예측 1,000회당 에너지"), joules_text),
     )
     return [
@@ -345,10 +345,10 @@ def entry(step: dict) -> dict:
         (("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
         (("Inputs", "입력"), inputs),
         (("Output", "출력"), output),
-        (("Cost", "비용"), cost),
+        (("Cost", "소요 자원"), cost),
         (("Versions", "버전"), step["versions"]),
         (("Machine", "장비"), step["machine"]),
-        (("Hash chain", "해시 사슬"), chain),
+        (("Hash chain", "해시 체인"), chain),
     ]
     known = [(name, {key: plain(value) for key, value in part.items() if value is not None}) for name, part in parts]
     return {

@@ -4,9 +4,7 @@ A result is built beside its place, in `.NAME.partial`, and renamed when everyth
 or not at all. The state of unfinished work is kept there too, so that the same command goes on where it was killed.
 """
 
-import fcntl
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from typing import Any
 from . import __version__, ledger, machine, plan, registry
 from .data import Data
 from .errors import BadInput, BrokenPromise
+from .files import STATE, appear, fresh_folder, is_main_process, staging, write_text
 from .operation import Operation, Promise, Result, Settings
 
 SAMPLES = 24
@@ -144,7 +143,7 @@ def look(
         **(result.report or {}),
     }
     if out is not None:
-        write_whole(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        write_text(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
 
 
@@ -179,8 +178,9 @@ def transform(
         ).encode()
     ).hexdigest()
     started, meter = datetime.now(UTC), machine.Meter()
-    with Progress(operation.name, quiet, partial / "state.safetensors", key) as log:
+    with Progress(operation.name, quiet, partial / STATE, key) as log:
         result = operation.apply(settings, log, **found)
+    lineage = parents(inputs, found, result)
     seconds, energy = meter.seconds, meter.energy()
     assert result.model is not None
     if not is_main_process():
@@ -214,7 +214,7 @@ def transform(
         "key": key,
     }
     line["after"] = measured(result.model, found["data"], folder)
-    finish(folder, parents(inputs, operation), line)
+    finish(folder, lineage, line)
     broken = [promise for promise in kept if not promise["kept"]]
     place = out.with_name(out.name + ".broken") if broken else out
     if broken:
@@ -286,9 +286,10 @@ def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
         return None
 
 
-def parents(inputs: dict[str, str], operation: Operation) -> list[dict[str, Any]]:
-    """The ledger of the model that the operation was done to."""
-    return ledger.read(Path(inputs["model"])) if "model" in inputs else []
+def parents(inputs: dict[str, str], found: dict[str, Any], result: Result) -> list[dict[str, Any]]:
+    """The ledger of the model that lives on in the result: the one that was given back, else the first one."""
+    role = next((role for role, value in found.items() if value is result.model), "model")
+    return ledger.read(Path(inputs[role])) if role in inputs else []
 
 
 def finish(folder: Path, lines: list[dict], line: dict) -> None:
@@ -323,73 +324,6 @@ def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[st
         name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]]
         for name, curve in curves.items()
     }
-
-
-# ------------------------------------------------------------------------------------------------ whole or not at all
-
-
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """`.NAME.partial` beside the place of the result, locked; removed when the work succeeds."""
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = open(partial / "lock", "w")  # noqa: SIM115  closed below, after the folder is gone
-    except OSError as error:
-        raise BadInput(f"{out} cannot be written: {error.strerror}") from error
-    try:
-        if is_main_process():
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise BadInput(f"another process is writing {out}") from None
-    try:
-        yield partial
-        if is_main_process():
-            (partial / "state.safetensors").unlink(missing_ok=True)
-    except BrokenPromise:  # going on from that state would only break it again
-        (partial / "state.safetensors").unlink(missing_ok=True)
-        raise
-    finally:
-        if is_main_process() and not (partial / "state.safetensors").exists():
-            shutil.rmtree(partial, ignore_errors=True)
-        lock.close()
-
-
-def fresh_folder(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def appear(folder: Path, place: Path) -> None:
-    """Put every file on the disk, then rename the folder to its place."""
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
-    os.rename(folder, place)
-    sync(place.parent)
-
-
-def sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
-    sync(path.parent)
-
-
-def is_main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
