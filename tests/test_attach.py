@@ -144,3 +144,12 @@ def test_load_lists_all_faults(tmp_path):
     with pytest.raises(BadInput) as error:
         A.load_packed(other, tmp_path / "p.safetensors")
     assert "missing tensor new.weight" in str(error.value) and "unexpected tensor conv.weight" in str(error.value)
+
+
+def test_packed_products_stay_in_the_range_of_fp16():
+    layer = nn.Linear(4096, 8).half()
+    x = torch.ones(1, 4096, dtype=torch.float16)
+    with torch.no_grad():
+        layer.weight.fill_(0.02)
+    A.pack(weights(layer)[0], "int8")
+    assert torch.isfinite(layer(x)).all()

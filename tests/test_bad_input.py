@@ -365,7 +365,7 @@ def test_packed_and_exported_folders(place):
         refused(evaluated(place / "packed"), "packed.safetensors")
     path.write_bytes(path.read_bytes()[:100])
     refused(evaluated(place / "packed"), "packed.safetensors")
-    graph = place / "onnx" / "model.onnx"
+    graph = place / "onnx" / "onnuri" / "model.onnx"
     good = graph.read_bytes()
     for bad in (b"", b"garbage", good[: len(good) // 2]):
         graph.write_bytes(bad)

@@ -102,7 +102,7 @@ def test_texts(tmp_path):
     (tmp_path / "a.txt").write_text("첫째 글\n\n" * 2000)
     assert len(open_data(str(tmp_path / "a.txt")).records) > 4
     (tmp_path / "b.txt").write_text("둘째 글")
-    assert len(open_data(str(tmp_path)).records) == 2
+    assert len(open_data(str(tmp_path)).records) == len(open_data(str(tmp_path / "a.txt")).records) + 1
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="not UTF-8"):
         open_data(str(tmp_path))
@@ -165,3 +165,26 @@ def test_one_class_and_missing_answers(tmp_path):
 def write(path, text):
     path.write_text(text)
     return path
+
+
+def test_the_digest_knows_the_division_and_not_the_choice_of_columns(table, tmp_path):
+    whole = open_data(str(table[0]))
+    chosen = open_data(str(table[0]), answer="color", fields={"size": "number"})
+    assert chosen.digest == whole.digest
+    assert all((chosen.parts[name] == whole.parts[name]).all() for name in SPLITS)
+    table[1][:200].write_csv(tmp_path / "train.csv")
+    table[1][200:].write_csv(tmp_path / "test.csv")
+    (tmp_path / "table.csv").unlink()
+    assert open_data(str(tmp_path)).digest != whole.digest
+
+
+def test_some_records_are_spread_over_a_sorted_source(table):
+    records = open_data(str(table[0])).records
+    assert [record["review"][:4] for record in records.some(3)] == ["글 0 ", "글 14", "글 29"]
+
+
+def test_pictures_of_16_bits_keep_their_shades(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8)).save(tmp_path / "a" / "x.png")
+    found = open_data(str(tmp_path)).records[0]["image"]
+    assert found.dtype == np.uint8 and len(np.unique(found)) > 50

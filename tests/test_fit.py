@@ -131,6 +131,7 @@ def test_pruned_zeros_stay_zero():
     records = registry.family("tabular").toy(64, 0)
     model = tiny("tabular", records)
     matrix = max(weights(model.net, "linear"), key=lambda w: w.value.numel())
+    model.pruned = (matrix.name,)
     with torch.no_grad():
         matrix.value[:, ::2] = 0
     fit(objective_of(model), records, None, FitSettings(steps=20, batch_size=16), Quiet(), False)
@@ -196,3 +197,24 @@ def test_ctrl_c_ends_the_step_and_keeps_it():
     log.progress, again = Quiet().progress, tiny("tabular", records)
     fit(objective_of(again), records, None, settings, log, True)
     assert tensor_digest(again.net) == tensor_digest(whole.net)
+
+
+def test_zeros_that_nobody_pruned_may_be_filled():
+    """A table net starts with rows of zeros for what is missing or unknown; they must learn."""
+    records = registry.family("tabular").toy(64, 0)
+    model = tiny("tabular", records)
+    matrix = max(weights(model.net, "linear"), key=lambda w: w.value.numel())
+    with torch.no_grad():
+        matrix.value[:, ::2] = 0
+    fit(objective_of(model), records, None, FitSettings(steps=20, batch_size=16), Quiet(), False)
+    assert float(matrix.value.detach()[:, ::2].abs().max()) > 0
+
+
+def test_buffers_of_short_dtypes_come_back_in_their_dtype():
+    records = registry.family("tabular").toy(32, 0)
+    model = tiny("tabular", records)
+    model.net.register_buffer("statistics", torch.ones(3, dtype=torch.bfloat16))
+    model.net.to(torch.bfloat16)
+    before = {name: value.dtype for name, value in model.net.state_dict().items()}
+    fit(objective_of(model), records, None, FitSettings(steps=2, batch_size=16), Quiet(), False)
+    assert {name: value.dtype for name, value in model.net.state_dict().items()} == before

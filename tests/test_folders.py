@@ -284,7 +284,7 @@ def test_packed_and_exported(name, made, data, tmp_path, packed):
     [parity] = [promise for promise in line["promises"] if "outputs" in promise["text"]]
     assert parity["value"] <= 1e-4
     assert line["after"]["parameters"] == count_parameters(again.net) and line["after"]["runtime"] == "onnx"
-    graph = onnx.load(tmp_path / "exported" / "model.onnx").graph
+    graph = onnx.load(tmp_path / "exported" / "onnuri" / "model.onnx").graph
     sizes = {1: 0, 3: 0}  # numbers in float and in int8 initializers
     for initializer in graph.initializer:
         if initializer.data_type in sizes:
@@ -310,12 +310,12 @@ def test_a_float_export_holds_no_codes_and_is_larger(name, made, data, packed, t
     import onnx
 
     line = run("export", made(name), data(name), tmp_path / "float")
-    graph = onnx.load(tmp_path / "float" / "model.onnx").graph
+    graph = onnx.load(tmp_path / "float" / "onnuri" / "model.onnx").graph
     assert not any(node.op_type == "DequantizeLinear" for node in graph.node)
     assert not any(initializer.data_type == 3 for initializer in graph.initializer)
     if not name.endswith("bf16"):
         run("export", packed(name), data(name), tmp_path / "int8")
-        sizes = [(tmp_path / form / "model.onnx").stat().st_size for form in ("int8", "float")]
+        sizes = [(tmp_path / form / "onnuri" / "model.onnx").stat().st_size for form in ("int8", "float")]
         assert sizes[0] < 0.6 * sizes[1]
     assert line["after"]["parameters"] == count_parameters(open_model(made(name)).net)
     exported = open_model(tmp_path / "float")

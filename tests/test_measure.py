@@ -56,6 +56,7 @@ def test_energy_names_method_and_error():
 def test_the_processors_own_counter_is_preferred(tmp_path, monkeypatch):
     counter = tmp_path / "intel-rapl:0"
     counter.mkdir()
+    (counter / "name").write_text("package-0")
     (counter / "energy_uj").write_text("900")
     (counter / "max_energy_range_uj").write_text("1000")
     monkeypatch.setattr(machine, "RAPL", tmp_path)
@@ -63,3 +64,11 @@ def test_the_processors_own_counter_is_preferred(tmp_path, monkeypatch):
     (counter / "energy_uj").write_text("100")
     energy = meter.energy()
     assert energy.joules == pytest.approx(200e-6) and "RAPL" in energy.method, "the counter wrapped at 1000"
+
+
+@pytest.mark.parametrize("name", list(registry.entries("families")))
+def test_the_interval_holds_the_value(name):
+    model, data = started(name)
+    found = measure.measure(model, data.split("test"))
+    low, high = found["interval"]
+    assert low <= found["scores"][model.headline[0]] <= high

@@ -70,7 +70,8 @@ class Int8(nn.Module):
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out) without forming the float matrix."""
         codes = self.view.matrix(self.codes)[0]
-        product = dynamic_product(x, codes) if self.scheme == "int8-dynamic" else F.linear(x, codes.to(x.dtype))
+        # codes are up to 127: their products would leave the range of a short type before they are scaled
+        product = dynamic_product(x, codes) if self.scheme == "int8-dynamic" else F.linear(x.float(), codes.float())
         product = (product * self.scale[0, :, 0]).to(x.dtype)
         return product if bias is None else product + bias
 

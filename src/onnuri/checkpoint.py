@@ -73,7 +73,9 @@ def resume(loop: "Loop") -> None:
     for player, optimizer in loop.optimizers.items():
         for parameter in loop.trained[player]:
             keys = {key: f"optimizer.{player}.{key}.{names[id(parameter)]}" for key in MOMENTS}
-            optimizer.state[parameter] = {key: tensors[name] for key, name in keys.items() if name in tensors}
+            optimizer.state[parameter] = {
+                key: tensors[name].to(parameter.device) for key, name in keys.items() if name in tensors
+            }
     loop.log.progress(loop.progress.step, loop.total, "resumed")
 
 

@@ -8,6 +8,7 @@ Nothing heavy is imported before a command runs; the help of a command imports o
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None
 
 def pairs(text: str | None) -> dict[str, Any]:
     """NAME=VALUE,... as a dict; values are read as YAML, so numbers are numbers."""
-    return {name: value for part in (text or "").split(",") if text for name, value in pair(part).items()}
+    parts = re.split(r",(?=[^,=\[\]]*=)", text) if text else []  # a comma within [8,8] has no NAME= behind it
+    return {name: value for part in parts for name, value in pair(part).items()}
 
 
 def pair(text: str) -> dict[str, Any]:

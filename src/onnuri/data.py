@@ -51,6 +51,10 @@ class Records(Sequence):
         """The records of `part` as a list; one read of the source."""
         return self.get(self.rows[part], self.fields)
 
+    def some(self, most: int) -> "Records":
+        """At most `most` records, evenly spaced: the first ones of a sorted source would all be alike."""
+        return self if len(self) <= most else self[np.linspace(0, len(self) - 1, most).astype(int)]
+
     @property
     def questions(self) -> dict[str, Kind]:
         """The fields that are not the answer."""
@@ -75,45 +79,48 @@ def records_of(rows: list[Record], fields: dict[str, Kind], answer: str | None) 
 
 @dataclass(frozen=True)
 class Data:
-    """An opened source. `official`: {split: rows} where the source itself says which rows are for testing."""
+    """An opened source. `records`: with the columns that were chosen; `source`: with all of them; `official`: {split:
+    rows} where the source itself says which rows are for testing."""
 
     name: str
     records: Records
     official: dict[str, Sequence[int]]
+    source: Records
 
     @cached_property
     def row_digests(self) -> np.ndarray:
-        """(rows,) uint64: a digest of each row's content, the same wherever the row stands and whatever row is near."""
-        rows = self.records
+        """(rows,) uint64: a digest of each row's content, the same wherever the row stands, whatever row is near and
+        whichever columns were chosen."""
+        rows = self.source
         return np.fromiter((digest_of(record) for record in rows), dtype=np.uint64, count=len(rows))
 
     @cached_property
     def digest(self) -> str:
-        """A digest of the whole data, stable under row order; 64 hexadecimal digits."""
-        text = repr((sorted(self.records.fields.items()), self.records.answer)).encode()
-        return hashlib.sha256(text + np.sort(self.row_digests).tobytes()).hexdigest()
+        """A digest of all rows and of the split that each is in, stable under row order; 64 hexadecimal digits."""
+        state = hashlib.sha256()
+        for name, rows in sorted(self.parts.items()):
+            state.update(name.encode() + np.sort(self.row_digests[rows]).tobytes())
+        return state.hexdigest()
 
     @cached_property
-    def splits(self) -> dict[str, Records]:
-        """train, validation and test. Equal rows always fall into the same split, so that none leaks."""
+    def parts(self) -> dict[str, np.ndarray]:
+        """{split: its rows}. Equal rows always fall into the same split, so that none leaks."""
         position = self.row_digests / 2.0**64
         if self.official:
             train = np.asarray(self.official["train"])
             held = position[train] < SHARES[1]
-            parts = {"train": train[~held], "validation": train[held], "test": np.asarray(self.official["test"])}
-        else:
-            edges = np.cumsum(SHARES)
-            parts = {
-                name: np.flatnonzero((position >= edge - share) & (position < edge))
-                for name, share, edge in zip(SPLITS, SHARES, edges)
-            }
-        return {name: self.records[rows] for name, rows in parts.items()}
+            return {"train": train[~held], "validation": train[held], "test": np.asarray(self.official["test"])}
+        edges = np.cumsum(SHARES)
+        return {
+            name: np.flatnonzero((position >= edge - share) & (position < edge))
+            for name, share, edge in zip(SPLITS, SHARES, edges)
+        }
 
     def split(self, name: str) -> Records:
         """One split by name, or `all`. An empty one is an error that says how many rows there are."""
         if name not in (*SPLITS, "all"):
             raise BadSettings(f"no split is called '{name}'; {propose(name, (*SPLITS, 'all'))}")
-        part = self.records if name == "all" else self.splits[name]
+        part = self.records if name == "all" else self.records[self.parts[name]]
         if not len(part):
             raise BadInput(
                 f"{self.name}: the {name} split is empty ({len(self.records)} rows in all)", hint="more rows"

@@ -24,10 +24,6 @@ TOO_HIGH = 1.5  # smoothed loss against the best so far (or the start) when it o
 TOO_LOW = 0.01  # relative fall of the loss over a whole run, and relative movement of the weights
 
 
-class NotANumber(ArithmeticError):
-    """The loss or its gradient is no longer a number."""
-
-
 def not_a_number(step: int, batch: dict[str, Tensor], net: nn.Module) -> Finding:
     """Which of the three causes it is: the data, the weights, or the step size."""
     for name, value in batch.items():

@@ -24,7 +24,7 @@ from .errors import BadSettings, BrokenPromise
 from .family import Batch, Generators, mix
 from .operation import Finding, Log, Settings
 from .speed import Loss
-from .weights import weights
+from .weights import typical_size, weights, zeros_of
 
 VALIDATION_RECORDS = 2048
 
@@ -56,12 +56,15 @@ class FitSettings(Settings):
 @dataclass(frozen=True)
 class Objective:
     """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
-    `loss`: (batch, player) -> (total (B,), count (B,))."""
+    `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
+    nets that the loss asks and that are not trained."""
 
     net: nn.Module
     parts: dict[str, nn.Module]
     collate: Callable[[Sequence[Record], Sequence[torch.Generator]], Batch]
     loss: Loss
+    pruned: tuple[str, ...] = ()
+    companions: tuple[nn.Module, ...] = ()
 
 
 @dataclass
@@ -92,15 +95,21 @@ def fit(
         )
     machine.keep_memory()
     loop = Loop(objective, train, validation, settings, log, fresh)
-    dtypes = {tensor: tensor.dtype for tensor in [*objective.net.parameters(), *objective.net.buffers()]}
+    dtypes = {name: tensor.dtype for name, tensor in stored(objective.net)}
     objective.net.float()  # short dtypes would lose the small updates: masters are fp32, products bf16 under autocast
     with torch.random.fork_rng():
         loop.run()
     objective.net.zero_grad(set_to_none=True)
-    for tensor, dtype in dtypes.items():
-        tensor.data = tensor.data.to(dtype)
+    for name, tensor in stored(objective.net):
+        tensor.data = tensor.data.to(dtypes[name])
     objective.net.eval()
     return loop.progress
+
+
+def stored(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name."""
+    yield from net.named_parameters()
+    yield from net.named_buffers()
 
 
 class Loop:
@@ -118,10 +127,11 @@ class Loop:
         from accelerate import PartialState
 
         self.objective, self.train, self.settings, self.log = objective, train, settings, log
-        self.validation = validation[:VALIDATION_RECORDS] if validation is not None else None
+        self.validation = validation.some(VALIDATION_RECORDS) if validation is not None else None
         self.processes = PartialState()
         self.device = torch.device(self.processes.device or "cpu")
-        objective.net.to(self.device)
+        for net in (objective.net, *objective.companions):
+            net.to(self.device)
         self.steps_per_epoch = ceil(len(train) / settings.batch_size)
         self.total = settings.steps or max(1, round(settings.epochs * self.steps_per_epoch))
         self.rate = settings.learning_rate or (2e-3 if fresh else 1e-4)
@@ -129,7 +139,7 @@ class Loop:
             player: [p for p in module.parameters() if p.requires_grad] for player, module in objective.parts.items()
         }
         self.optimizers = {player: self.optimizer(parameters) for player, parameters in self.trained.items()}
-        self.zeros = kept_zeros(objective.net)
+        self.zeros = zeros_of(objective.net, objective.pruned)
         self.frozen_statistics = self.must_freeze_statistics()
         self.bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and speed.bf16_pays(objective.net, self.device)
@@ -199,7 +209,9 @@ class Loop:
                     self.best_state = {k: v.detach().clone() for k, v in self.objective.net.state_dict().items()}
             progress.stopped = 0 < self.settings.patience <= progress.since_best
         if len(self.objective.parts) == 1:  # the losses of players against each other need not fall
-            moved = sum(rate for _, rate in progress.curves["learning_rate"]) / self.typical_weight()
+            moved = sum(rate for _, rate in progress.curves["learning_rate"]) / typical_size(
+                p for ps in self.trained.values() for p in ps
+            )
             self.find(doctor.check_curves(progress.curves["loss"], progress.curves["validation"], moved))
 
     # ---------------------------------------------------------------------------------------------------- parts of a step
@@ -354,7 +366,11 @@ class Loop:
         self.find(doctor.probe(weights(self.objective.parts[player]), norm, self.progress.step))
         batch = next(self.micro_batches(records, keys, epoch), None)
         if batch is not None:
+            self.objective.net.eval()  # looking must not move batch-norm statistics
             self.find(doctor.check_units(self.objective.parts[player], lambda: self.loss(batch, player)))
+            self.objective.net.train()
+            for module in self.frozen_statistics:
+                module.eval()
 
     def find(self, findings: Iterator[Finding]) -> None:
         for finding in findings:
@@ -367,12 +383,6 @@ class Loop:
         finding = doctor.not_a_number(self.progress.step, batch, self.objective.net)
         raise BrokenPromise(f"{finding.name}: {finding.evidence}", hint=finding.cure)
 
-    def typical_weight(self) -> float:
-        """Root mean square of all trained matrices: one AdamW step moves each number by about the learning rate."""
-        matrices = [p.detach() for ps in self.trained.values() for p in ps if p.dim() >= 2]
-        squares = sum(float(m.float().square().sum()) for m in matrices)
-        return max((squares / max(1, sum(m.numel() for m in matrices))) ** 0.5, 1e-12)
-
     def note(self, player: str, mean: float, norm: float) -> None:
         """Add to the curves; the first player's are the ones shown, the others' under their own names."""
         step, curves = self.progress.step + 1, self.progress.curves
@@ -382,15 +392,3 @@ class Loop:
             curves["learning_rate"].append((step, self.optimizers[player].param_groups[0]["lr"]))
         else:
             curves.setdefault(f"loss {player}", []).append((step, mean))
-
-
-def kept_zeros(net: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
-    """(parameter, mask) of every matrix that is pruned, that is, holds more than 5 % exact zeros: training must not fill
-    them. A net that was never pruned has none but in the padding row of a table."""
-    found = []
-    for parameter in net.parameters():
-        if parameter.dim() >= 2 and parameter.requires_grad:
-            zero = parameter.detach() == 0
-            if 0.05 < float(zero.float().mean()) < 1:
-                found.append((parameter, zero))
-    return found

@@ -329,3 +329,12 @@ def feature_axis(block: nn.Module, net_attends: bool) -> int:
     convolves = any(isinstance(module, nn.Conv2d) for module in block.modules())
     flattens = net_attends and any("Attention" in name or "Embedding" in name for name in inside)
     return 1 if convolves and not flattens else -1
+
+
+def plain_experts(net: nn.Module) -> None:
+    """Have a net of transformers compute its fused experts, where it has any, by batched products: of the library's
+    ways the one that every graph can say, and the same sums."""
+    from transformers import PreTrainedModel
+
+    if isinstance(net, PreTrainedModel) and any(getattr(module, "num_experts", 0) for module in net.modules()):
+        net.set_experts_implementation("batched_mm")

@@ -6,8 +6,8 @@ Every energy figure names its method and its relative error, because most machin
 import ctypes
 import os
 import platform
-import resource
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -55,8 +55,18 @@ def memory_bytes() -> int:
 
 
 def peak_memory() -> int:
-    """Bytes: the largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes: the largest resident size of this process since `forget_peak`; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def forget_peak() -> None:
+    """Begin to look for the peak anew, where the system can."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 @dataclass
@@ -84,7 +94,11 @@ class Meter:
 def read_rapl() -> dict[Path, int]:
     """{counter: microjoules} of each processor package; {} where none can be read."""
     try:
-        return {path: int(path.read_text()) for path in sorted(RAPL.glob("intel-rapl:[0-9]/energy_uj"))}
+        return {
+            path: int(path.read_text())
+            for path in sorted(RAPL.glob("intel-rapl:[0-9]/energy_uj"))
+            if (path.parent / "name").read_text().startswith("package")  # `psys` would count them twice
+        }
     except OSError:
         return {}
 

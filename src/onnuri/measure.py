@@ -20,6 +20,7 @@ from .model import Model, count_parameters
 
 Z = NormalDist().inv_cdf(0.975)
 PROPORTION_PROBES = 200  # records scored alone to see whether the headline is a mean of zeros and ones
+RESAMPLED = 4096  # records in one of them
 RESAMPLES = 200  # bootstrap samples of the records
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 1.0
@@ -63,21 +64,24 @@ def interval(
     model: Model, records: Sequence[Record], answers: Sequence[Record], value: float, seed: int
 ) -> tuple[float, float, str]:
     """A 95 % confidence interval of the headline: Wilson's where it is seen to be a share of right answers, else the
-    bootstrap over records."""
-    metric = model.headline[0]
-    probes = range(0, len(records), max(1, len(records) // PROPORTION_PROBES))
-    alone = [model.family.score([records[i]], [answers[i]], model.assets).get(metric, math.nan) for i in probes]
-    if all(one in (0.0, 1.0) for one in alone):
-        return (*wilson(value, len(records)), "Wilson, 95 %")
-    draw = np.random.default_rng(seed)
-    values = []
-    for _ in range(RESAMPLES if len(records) <= 20_000 else 20):
-        rows = draw.integers(len(records), size=len(records))
-        values.append(model.family.score([records[i] for i in rows], [answers[i] for i in rows], model.assets)[metric])
-    values = [v for v in values if math.isfinite(v)]
-    if not values:
+    bootstrap over records, centered on the value since some metrics (a distance of samples) are biased by resampling."""
+    metric, n = model.headline[0], len(records)
+
+    def score(rows: Sequence[int]) -> float:
+        return model.family.score([records[i] for i in rows], [answers[i] for i in rows], model.assets).get(
+            metric, math.nan
+        )
+
+    alone = [score([i]) for i in range(0, n, max(1, n // PROPORTION_PROBES))]
+    if all(one in (0.0, 1.0) for one in alone) and abs(value * n - round(value * n)) < 1e-6 and 0 <= value <= 1:
+        return (*wilson(value, n), "Wilson, 95 %")
+    draw, size = np.random.default_rng(seed), min(n, RESAMPLED)
+    values = np.array([score(draw.integers(n, size=size).tolist()) for _ in range(RESAMPLES)])
+    values = values[np.isfinite(values)]
+    if len(values) < RESAMPLES // 2 or not math.isfinite(value):
         return value, value, "none: too few records"
-    low, high = np.quantile(values, [0.025, 0.975])
+    away = (values - values.mean()) * math.sqrt(size / n)  # resamples smaller than the records spread more widely
+    low, high = value - np.quantile(away, 0.975), value - np.quantile(away, 0.025)
     return float(low), float(high), f"bootstrap over records, {len(values)} samples, 95 %"
 
 
@@ -95,9 +99,9 @@ def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, flo
     """Milliseconds from one record to its answer: median and 95th percentile, after a warm-up."""
     times = []
     for number in range(-3, LATENCY_RUNS):
-        record = records[number % len(records)]
+        record = model.asked([records[number % len(records)]])
         began = time.perf_counter()
-        model.sample([record], seed)
+        model.sample(record, seed)
         if number >= 0:
             times.append(1e3 * (time.perf_counter() - began))
         if sum(times) > 1e3 * LATENCY_SECONDS and len(times) >= 5:

@@ -1,6 +1,7 @@
 """A model: a family, a net and its assets, opened from a folder. Opening checks; saving appears whole or not at all."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from . import registry
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
-from .hub import PICKLES, check_folder, guarded
+from .hub import PICKLES, check_folder, guarded, read_json
 
+PRUNED = "onnuri/pruned.json"
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", *PICKLES)
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
 
@@ -28,6 +31,8 @@ class Model:
     net: nn.Module
     assets: Any
     folder: Path | None = None
+    pruned: tuple[str, ...] = ()
+    """The names of the weights whose zeros were put there, so that training must not fill them."""
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -69,6 +74,10 @@ class Model:
     def sample(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> list[Record]:
         return self.family.sample(self.net, self.assets, records, Generators(seed, keys or range(len(records))))
 
+    def asked(self, records: Sequence[Record]) -> list[Record]:
+        """The records without their answers, as someone who does not know them asks."""
+        return [{name: value for name, value in record.items() if name != self.answer} for record in records]
+
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""
         from .attach import require_float
@@ -97,7 +106,15 @@ def open_model(folder: Path | str) -> Model:
         session.original = without_tensors(net)
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
-    return Model(family, session or net, assets, folder)
+    return Model(family, session or net, assets, folder, read_pruned(folder))
+
+
+def read_pruned(folder: Path) -> tuple[str, ...]:
+    """The names of the weights that were pruned in this folder's life."""
+    names = read_json(folder / PRUNED).get("weights") if (folder / PRUNED).exists() else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"{folder / PRUNED} must list the names of weights")
+    return tuple(names)
 
 
 def claimed_by(folder: Path) -> Family:
@@ -136,27 +153,29 @@ def write_model(model: Model, folder: Path) -> None:
     model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
     if session:
         session.save(folder)
+    (folder / OWN).mkdir(exist_ok=True)
+    if model.pruned:
+        (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if packed:
-        (folder / OWN).mkdir(exist_ok=True)
         save_packed(model.net, folder / OWN / "packed.safetensors")
     if model.folder:
         copy_foreign(model.folder, folder)
 
 
 def copy_foreign(source: Path, target: Path) -> None:
-    """Copy what is in `source` and not in `target`, except weights, the card and our own sub-folder."""
+    """Copy what is in `source` and not in `target`, except weights, the card, hidden files and our own sub-folder."""
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
-        weights = inside.suffix in (".safetensors", ".gguf", ".onnx", *PICKLES) or inside.name.endswith(".index.json")
-        if (
-            path.is_file()
-            and not weights
-            and inside.parts[0] != OWN
-            and str(inside) != "README.md"
-            and not (target / inside).exists()
-        ):
+        ours = inside.parts[0] == OWN or str(inside) == "README.md"
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not (ours or hidden or holds_weights(inside)) and not (target / inside).exists():
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
+
+
+def holds_weights(path: Path) -> bool:
+    """Weights of the model as it was, in whatever format: they would contradict those written now."""
+    return path.suffix in WEIGHTS or path.name.endswith(".index.json")
 
 
 def tensor_digest(net: nn.Module) -> str:

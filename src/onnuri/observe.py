@@ -60,7 +60,7 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
     if not layers:
         return model
     old = [({name: value.clone() for name, value in layer.named_buffers()}, layer.momentum) for layer in layers]
-    before = mean_loss(model, records[:512], seed)
+    before = mean_loss(model, records.some(512), seed)
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over all batches
@@ -68,12 +68,13 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
         model.net.eval()
         for layer in layers:
             layer.train()
-        for start in range(0, min(len(records), 2048), 64):
-            part = records.list(slice(start, start + 64))
+        seen = records.some(2048)
+        for start in range(0, len(seen), 64):
+            part = seen.list(slice(start, start + 64))
             if len(part) > 1:
                 model.outputs(model.collate(part, seed))
     model.net.eval()
-    after = mean_loss(model, records[:512], seed)
+    after = mean_loss(model, records.some(512), seed)
     better = after < before  # and not so where it is no number
     for layer, (statistics, momentum) in zip(layers, old):
         layer.momentum = momentum

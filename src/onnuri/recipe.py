@@ -5,6 +5,7 @@ carries that key and verifies is not run again; nothing heavy is imported to fin
 """
 
 import json
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import yaml
 
 from . import __version__, ledger, registry
 from .errors import BadInput, BadSettings, OnnuriError, UnknownName, propose
-from .files import write_text
+from .files import is_main_process, write_text
 
 BUILT_IN = Path(__file__).parent / "recipes"
 LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
@@ -49,6 +50,10 @@ def run_recipe(
     source: str, out: Path | None = None, changes: dict[str, Any] | None = None, quiet: bool = False
 ) -> dict[str, Any]:
     """Run every step that is not done yet and write `report.html`. What was finished before a fault stays finished."""
+    if not is_main_process() or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise BadSettings(
+            "a recipe is run by one process", hint="torchrun the training step alone: torchrun -m onnuri train ..."
+        )
     began = time.perf_counter()
     recipe = read_recipe(source, changes or {})
     out = out or Path("runs") / recipe.name
@@ -56,10 +61,10 @@ def run_recipe(
     if not all(done):
         check_settings([step for step, line in zip(recipe.steps, done) if not line])
     lines = []
-    for step, line in zip(recipe.steps, done):
-        lines.append(line or carry_out(step, recipe, out, quiet))
+    for step in recipe.steps:
+        lines.append(finished(step, out) or carry_out(step, recipe, out, quiet))
     write_report(recipe, lines, out, time.perf_counter() - began)
-    steps = [summary(step, line, out, bool(was)) for step, line, was in zip(recipe.steps, lines, done)]
+    steps = [summary(step, line, out, line == was) for step, line, was in zip(recipe.steps, lines, done)]
     return {
         "recipe": recipe.name,
         "out": str(out),
@@ -263,9 +268,16 @@ def finished(step: Step, out: Path) -> dict[str, Any] | None:
         lines = ledger.read(folder)
         mark = (out / ".keys" / step.name).read_text()
         same = bool(lines) and mark in (step.key, f"{step.key} {lines[-1]['digest']}")
-        return lines[-1] if same and not ledger.verify(folder) else None
+        return lines[-1] if same and not ledger.verify(folder) and follows(step, lines[-1], out) else None
     except (BadInput, OSError, UnicodeDecodeError):
         return None
+
+
+def follows(step: Step, line: dict[str, Any], out: Path) -> bool:
+    """Whether the line was made from the parents that lie there now, and not from earlier ones of the same key."""
+    made_from = {entry["role"]: entry["digest"] for entry in line["inputs"]}
+    parents = {role: out / name for role, name in step.inputs.items() if name in step.parents}
+    return all(made_from.get(role) == ledger.folder_digest(folder) for role, folder in parents.items())
 
 
 def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:
@@ -351,7 +363,7 @@ def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
         if (path := out / step.name / "onnuri" / "samples.json").exists()
     }
     test = open_data(recipe.data, **recipe.options).split("test")
-    asked = test[:SAMPLES].list()
+    asked = test.some(SAMPLES).list()
     return [
         {
             "question": {k: v for k, v in record.items() if k != test.answer},

@@ -93,14 +93,15 @@ def body(folder: Path, settings: Any, data: Data):
 
     from .family import mix
     from .hub import check_folder, guarded
-    from .model import Model, open_model
+    from .model import Model, claimed_by, open_model, read_pruned
 
-    family = registry.family(settings.family) if settings.family else None
     check_folder(folder)
-    if family is None or (guarded(family.claims, folder) and not settings.new_head):
+    family = registry.family(settings.family) if settings.family else claimed_by(folder)
+    if guarded(family.claims, folder) and not settings.new_head:
         return open_model(folder)
     generator = torch.Generator().manual_seed(mix(settings.seed, 0))
-    return Model(family, *guarded(family.adopt, folder, data.split("train"), generator), folder=folder)
+    net, assets = guarded(family.adopt, folder, data.split("train"), generator)
+    return Model(family, net, assets, folder, read_pruned(folder))
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -174,9 +175,16 @@ def transform(
     sources = described(inputs, found)
     key = sha256(
         ledger.canonical(
-            {"operation": operation.name, "settings": settings.model_dump(), "inputs": sources, "version": __version__}
+            {
+                "operation": operation.name,
+                "settings": settings.model_dump(),
+                "inputs": sources,
+                "options": options,
+                "version": __version__,
+            }
         ).encode()
     ).hexdigest()
+    machine.forget_peak()
     started, meter = datetime.now(UTC), machine.Meter()
     with Progress(operation.name, quiet, partial / STATE, key) as log:
         result = operation.apply(settings, log, **found)
@@ -260,7 +268,7 @@ def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
     from .measure import measure
 
     test = data.split("test")
-    answers = model.sample(test[:SAMPLES].list(), 0)
+    answers = model.sample(model.asked(test.some(SAMPLES).list()), 0)
     scores = f"{model.answer}_scores"
     samples = [{"answer": jsonable(a.get(model.answer)), "scores": jsonable(a.get(scores))} for a in answers]
     (folder / "onnuri" / "reports").mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 import polars as pl
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import registry
 from .data import Data, Kind, Record, Records, as_label, guess_answer, records_of
@@ -42,7 +42,7 @@ def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | 
         records, official = read_path(Path(source))
     if not len(records):
         raise BadInput(f"{source} holds no rows")
-    return Data(source, choose(records, answer, fields), official)
+    return Data(source, choose(records, answer, fields), official, records)
 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
@@ -112,7 +112,7 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
     if any(p.is_dir() for p in path.iterdir()) and not texts:
         return read_image_folders([path])
     if texts:
-        return text_records([text for p in texts for text in [read_text(p)] if text.strip()]), {}
+        return text_records([piece for p in texts for piece in chunks(read_text(p))]), {}
     raise BadInput(
         f"{path} holds no table, no text and no folders of images",
         hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images per class",
@@ -265,8 +265,11 @@ def decode_image(source: bytes | Path | None, path: Path) -> np.ndarray:
     if not isinstance(source, (bytes, Path)):
         raise BadInput(f"{path} holds a row without a picture", hint="drop that row")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB"))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as stored:
+            image = ImageOps.exif_transpose(stored)
+            if image.mode.startswith("I"):  # 16 bits: the upper 8 say most
+                return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except (UnidentifiedImageError, OSError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path} holds an image that cannot be read: {error}") from error
 
@@ -297,10 +300,15 @@ def read_text(path: Path) -> str:
 
 
 def chunks(text: str) -> list[str]:
-    """Paragraphs joined until they reach TEXT_CHUNK characters."""
+    """Paragraphs, or lines where paragraphs are long, joined until they reach TEXT_CHUNK characters."""
+    parts = [
+        part
+        for paragraph in text.split("\n\n")
+        for part in (paragraph.split("\n") if len(paragraph) > TEXT_CHUNK else [paragraph])
+    ]
     pieces, current = [], ""
-    for paragraph in text.split("\n\n"):
-        current = f"{current}\n\n{paragraph}" if current else paragraph
+    for part in parts:
+        current = f"{current}\n\n{part}" if current else part
         if len(current) >= TEXT_CHUNK:
             pieces.append(current)
             current = ""

@@ -31,7 +31,12 @@ def bf16_pays(net: nn.Module, device: torch.device) -> bool:
 def compiled_if_it_pays(loss: Loss, batch: Batch, player: str, log: Log) -> Loss:
     """The compiled loss where forward and backward are faster than eagerly by GAIN on this batch, else the eager one."""
     compiled = torch.compile(loss, dynamic=False)
-    eager, fast = seconds(loss, batch, player), seconds(compiled, batch, player)
+    eager = seconds(loss, batch, player)
+    try:
+        fast = seconds(compiled, batch, player)
+    except Exception as error:  # no compiler on the machine, or a net that it cannot take
+        log.warn(f"not compiled, trained eagerly: {(str(error) or type(error).__name__).splitlines()[0]}")
+        return loss
     pays = fast < GAIN * eager
     log.warn(f"compiled {fast * 1e3:.1f} ms against {eager * 1e3:.1f} ms a batch: {'kept' if pays else 'not kept'}")
     return compiled if pays else loss

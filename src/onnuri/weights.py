@@ -5,7 +5,7 @@ once and used in several places (tied) is one Weight with several homes.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -84,7 +84,8 @@ def stored(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
 
 
 def kind_of(places: list[tuple[nn.Module, str]]) -> tuple[Role, View]:
-    """Role and view by the first home that is not an embedding, since a tied table acts as a matrix there too."""
+    """Role and view by the home that is an embedding where there is one: a table that is tied to a head is looked up row
+    by row as well, and what is done to it must suit both."""
     kinds = [layer_kind(module, attribute) for module, attribute in places]
     return next((kind for kind in kinds if kind[0] == "embedding"), kinds[0])
 
@@ -128,3 +129,16 @@ def shape_of(module: nn.Module, attribute: str) -> torch.Size:
 
 def dimensions(module: nn.Module, attribute: str) -> int:
     return len(shape_of(module, attribute))
+
+
+def zeros_of(net: nn.Module, names: Collection[str]) -> list[tuple[Tensor, Tensor]]:
+    """(parameter, where it is zero) of each weight with one of these names that can be trained."""
+    found = [weight.value for weight in weights(net) if weight.name in names]
+    return [(value, value.detach() == 0) for value in found if value.is_leaf and value.requires_grad]
+
+
+def typical_size(parameters: Iterable[Tensor]) -> float:
+    """Root mean square over all matrices among the parameters."""
+    matrices = [p.detach().float() for p in parameters if p.dim() >= 2]
+    squares = sum(float(m.square().sum()) for m in matrices)
+    return max((squares / max(1, sum(m.numel() for m in matrices))) ** 0.5, 1e-12)

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     """A ConvNet for the records; `image_size` (one number or two) and `channels` default to theirs."""
     settings = hub.merged(DEFAULTS, config)
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
-    images = [record[question] for record in islice(records, LOOKED_AT)]
+    images = [record[question] for record in records.some(LOOKED_AT)]
     settings["image_size"] = settings["image_size"] or usual_size(images)
     settings["channels"] = settings["channels"] or (3 if any(image.ndim == 3 for image in images) else 1)
     try:

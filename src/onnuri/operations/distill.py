@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..attach import bake, is_packed
 from ..data import Data, Records
-from ..errors import Refusal
+from ..errors import BadSettings, Refusal
 from ..family import mix
 from ..fit import FitSettings, Objective, fit
 from ..model import Model, count_parameters
@@ -39,6 +39,7 @@ class Settings(FitSettings):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None) -> Result:
     """A student fitted to the answers of `model` on the train split."""
+    require_effect(settings, student)
     train = data.split("train")
     fresh = student is None
     student = student or new_student(settings, model, train)
@@ -51,6 +52,20 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
         curves=progress.curves,
         findings=[Finding(name, *texts) for name, texts in progress.findings.items()],
     )
+
+
+def require_effect(settings: Settings, student: Model | None) -> None:
+    """BadSettings for what was set and would change nothing."""
+    other_kind, there = bool(settings.family), student is not None
+    faults = []
+    if "size" in settings.model_fields_set and (there or other_kind):
+        faults.append("'size' has no effect on a student that is named")
+    if other_kind and there:
+        faults.append("'family' has no effect on a student that is there")
+    if settings.config and not other_kind:
+        faults.append("'config' has no effect without 'family'")
+    if faults:
+        raise BadSettings(*faults)
 
 
 def new_student(settings: Settings, teacher: Model, records) -> Model:
@@ -80,6 +95,12 @@ def sized(teacher: Model, size: float, seed: int) -> Model:
 
     low, high = 0.0, 1.0
     best = at(low + 1e-6)
+    if count_parameters(best.net) > 1.1 * wanted:
+        least = count_parameters(best.net) / count_parameters(teacher.net)
+        raise Refusal(
+            f"the narrowest student of this design has {least:.2g} of the teacher's parameters, not {size:g}",
+            f"--size {least:.2g} or more, or a student of another kind: --family NAME",
+        )
     for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
         candidate = at(middle)
@@ -123,8 +144,7 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
         return settings.weight * soft + (1 - settings.weight) * hard * count / hard_count.clamp_min(1e-12), count
 
     judge = next(iter(student.players))
-    teacher.net.to(next(student.net.parameters()).device)
-    return Objective(student.net, {"all": student.net}, collate, loss)
+    return Objective(student.net, {"all": student.net}, collate, loss, student.pruned, (teacher.net,))
 
 
 def divergence_of(settings: Settings, teacher: Model, records: Records) -> Callable[[Tensor, Tensor], Tensor]:
@@ -139,7 +159,7 @@ def divergence_of(settings: Settings, teacher: Model, records: Records) -> Calla
             ).sum(2)
         )
     # values have units: the error is taken in the teacher's own spread, so that it weighs the same in any of them
-    some = records[:SPREAD_RECORDS].list()
+    some = records.some(SPREAD_RECORDS).list()
     values, mask = teacher.outputs(teacher.collate(some, settings.seed))
     spread = values.float()[mask].var(0, unbiased=False).mean().clamp_min(1e-12)
     return lambda given, wanted: (given - wanted).square().mean(2) / spread

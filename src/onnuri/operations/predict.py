@@ -21,7 +21,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     records, answers = data.split(settings.split), list[Record]()
     for start in range(0, len(records), settings.batch_size):
         part = records.list(slice(start, start + settings.batch_size))
-        answers += model.sample(part, settings.seed, range(start, start + len(part)))
+        answers += model.sample(model.asked(part), settings.seed, range(start, start + len(part)))
         log.progress(len(answers), len(records), "records answered")
     return Result(records=answers)
 

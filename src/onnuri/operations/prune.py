@@ -3,6 +3,7 @@
 Zeros alone make a model smaller only when it is compressed, and no faster here; training onward keeps them.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -43,6 +44,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             kept = weight.view.tensor(keep(matrix, settings), weight.value.shape)
             weight.value.mul_(kept)
             log.progress(number + 1, len(found), "matrices pruned")
+    pruned = tuple(dict.fromkeys([*model.pruned, *(weight.name for weight in found)]))
+    model = replace(model, pruned=pruned)
     return Result(model=reestimated_statistics(model, data.split("train"), settings.seed, log))
 
 

@@ -54,7 +54,7 @@ def worst_rounding(settings: Settings, inputs: dict, result: Result) -> float:
 
 def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float | None:
     assert result.model is not None
-    return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test")[:64])
+    return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test").some(64))
 
 
 OPERATION = Operation(

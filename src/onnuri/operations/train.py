@@ -22,6 +22,10 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
     """A model fitted to the train split of `data`. Without `model`, or with only the body of one, it begins anew."""
     train = data.split("train")
     fresh = model is None
+    if fresh and settings.new_head:
+        raise BadSettings(
+            "'new_head' has no effect without a model whose body is kept", hint="name the MODEL, or leave it out"
+        )
     if model is None:
         model = started(settings, train)
         model.check(data.records)  # a label that only the other splits have is known now, not when all is done
@@ -54,6 +58,7 @@ def objective_of(model: Model) -> Objective:
         model.players,
         lambda records, generators: model.family.collate(records, model.assets, generators),
         lambda batch, player: model.family.loss(model.net, batch, player),
+        model.pruned,
     )
 
 

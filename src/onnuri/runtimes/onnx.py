@@ -1,4 +1,4 @@
-"""ONNX Runtime: executes `model.onnx` of a model folder on the processor."""
+"""ONNX Runtime: executes `onnuri/model.onnx` of a model folder on the processor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from ..errors import BadInput, needs_extra
 from ..family import Batch, Outputs, Session
 
-ARTEFACT = "model.onnx"
+ARTEFACT = "onnuri/model.onnx"
 
 
 class OnnxSession(Session):
@@ -48,6 +48,7 @@ class OnnxSession(Session):
         return self.graph
 
     def save(self, folder: Path) -> None:
+        (folder / ARTEFACT).parent.mkdir(exist_ok=True)
         (folder / ARTEFACT).write_bytes(self.graph)
 
 
