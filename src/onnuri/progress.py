@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from . import machine
 from .files import whole_file
 
 
@@ -20,6 +21,7 @@ class Progress:
 
     def __init__(self, title: str, quiet: bool, state: Path | None = None, key: str = ""):
         self.title, self.state, self.key, self.warnings = title, state, key, list[str]()
+        self.meter, self.earlier = machine.Meter(), (0.0, 0.0)
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.bar = Bar(
             TextColumn(f"[bold]{title:10}"),
@@ -48,12 +50,19 @@ class Progress:
         self.warnings.append(text)
         self.console.print(f"[yellow]{self.title}:[/] {escape(text)}", markup=True, soft_wrap=True)
 
+    def spent(self) -> tuple[float, float]:
+        """Seconds and joules of the work so far, those of processes that were killed included up to their last state."""
+        return self.earlier[0] + self.meter.seconds, self.earlier[1] + self.meter.energy().joules
+
     def save_state(self, tensors: dict, facts: dict) -> None:
         if self.state is None:
             return
         from safetensors.torch import save_file
 
-        metadata = {"key": self.key, "facts": json.dumps(facts), "warnings": json.dumps(self.warnings)}
+        metadata = {"key": self.key} | {
+            name: json.dumps(value)
+            for name, value in (("facts", facts), ("warnings", self.warnings), ("spent", self.spent()))
+        }
         with whole_file(self.state) as partial:
             save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
 
@@ -67,7 +76,7 @@ class Progress:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
                     return None
-                self.warnings = json.loads(metadata["warnings"])
+                self.warnings, self.earlier = json.loads(metadata["warnings"]), json.loads(metadata["spent"])
                 return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, ValueError):
             return None

@@ -9,6 +9,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -185,11 +186,12 @@ def transform(
         ).encode()
     ).hexdigest()
     machine.forget_peak()
-    started, meter = datetime.now(UTC), machine.Meter()
+    started = datetime.now(UTC)
     with Progress(operation.name, quiet, partial / STATE, key) as log:
         result = operation.apply(settings, log, **found)
     lineage = parents(inputs, found, result)
-    seconds, energy = meter.seconds, meter.energy()
+    seconds, joules = log.spent()
+    energy = replace(log.meter.energy(), joules=joules)
     assert result.model is not None
     if not is_main_process():
         return {"operation": operation.name, "out": str(out)}

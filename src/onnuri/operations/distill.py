@@ -134,8 +134,13 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
         mine = {name: value for name, value in batch.items() if not name.startswith(PREFIX)}
         theirs = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
         with torch.no_grad():
-            wanted, _ = teacher.family.outputs(teacher.net, theirs)
+            wanted, places = teacher.family.outputs(teacher.net, theirs)
         given, mask = student.family.outputs(student.net, mine)
+        if not torch.equal(places, mask):
+            raise Refusal(
+                "teacher and student answer at different places of these records",
+                "a student that cuts its records as the teacher does (max_length)",
+            )
         soft, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
         if settings.weight == 1:
             return soft, count
