@@ -287,3 +287,13 @@ def test_a_reader_that_has_seen_enough(model):
     line = f"{sys.executable} -m onnuri show {model} | head -c 1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=os.environ, timeout=60)
     assert done.stderr == ""
+
+
+def test_a_change_is_not_covered_up_by_the_next_operation(tmp_path):
+    """The fault that verify finds goes into the next ledger line, and the timeline shows it."""
+    base = tmp_path / "base"
+    execute("train", {"family": "tabular", "steps": 3}, {"data": "builtin:iris"}, base, quiet=True)
+    with open(base / "README.md", "a") as file:
+        file.write("!")
+    line = execute("prune", {}, {"model": base, "data": "builtin:iris"}, tmp_path / "next", quiet=True)
+    assert any("README.md was changed" in text for text in line["warnings"])

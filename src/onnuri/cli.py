@@ -201,7 +201,7 @@ def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json:
     from .recipe import run_recipe
     from .show import recipe_text
 
-    changed = {name: value for change in changes for name, value in pair(change).items()}
+    changed = {name: value for change in changes for name, value in pairs(change).items()}
     result = run_recipe(recipe, Path(out) if out else None, changed, quiet=as_json)
     click.echo(json_text(result) if as_json else recipe_text(result))
 

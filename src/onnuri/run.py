@@ -7,7 +7,7 @@ or not at all. The state of unfinished work is kept there too, so that the same 
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,8 +28,8 @@ SAMPLES = 24
 def execute(
     name: str,
     settings: dict[str, Any],
-    inputs: dict[str, str],
-    out: Path | None = None,
+    inputs: Mapping[str, str | Path],
+    out: str | Path | None = None,
     data_options: dict[str, Any] | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -39,6 +39,8 @@ def execute(
     """
     operation = registry.operation(name)
     chosen = plan.settings_of(operation, settings)
+    inputs = {role: str(where) for role, where in inputs.items()}
+    out = Path(out) if out is not None else None
     require_inputs(operation, inputs, out)
     if out is not None:
         plan.check_output(out, inputs.values())
@@ -188,6 +190,8 @@ def transform(
     machine.forget_peak()
     started = datetime.now(UTC)
     with Progress(operation.name, quiet, partial / STATE, key) as log:
+        for fault in changed_since(operation, inputs):
+            log.warn(fault)
         result = operation.apply(settings, log, **found)
     lineage = parents(inputs, found, result)
     seconds, joules = log.spent()
@@ -236,6 +240,13 @@ def transform(
             hint=f"the result is kept in {place} to be looked at; do not ship it",
         )
     return ledger.read(place)[-1]
+
+
+def changed_since(operation: Operation, inputs: dict[str, str]) -> list[str]:
+    """What was changed in the model folders after their last operation: it goes into the new ledger line, or a change
+    would be covered up by the next operation."""
+    folders = [Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind]
+    return [f"{folder}: {fault}" for folder in folders if ledger.read(folder) for fault in ledger.verify(folder)]
 
 
 def check_promises(

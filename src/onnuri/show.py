@@ -75,6 +75,11 @@ def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
             f"{' ' if number == len(lines) - 1 else '│'}    found: {f['name']}, {f['evidence']}"
             for f in line["findings"]
         ]
+        rows += [
+            f"{' ' if number == len(lines) - 1 else '│'}    warned: {text}"
+            for text in line["warnings"]
+            if not any(text.startswith(f["name"]) for f in line["findings"])
+        ]
     return "\n".join(rows)
 
 

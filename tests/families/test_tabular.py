@@ -309,3 +309,10 @@ def test_a_net_without_bins_or_layers():
     net = TableNet([[], [1.0]], [3], 2, 0.0, 1.0, width=4, layers=0, embedding=2, dropout=0.0)
     zeros = torch.zeros(2, 2)
     assert net({"numbers": zeros, "missing": zeros, "codes": zeros[:, :1].long()}).shape == (2, 2)
+
+
+def test_quantiles_that_differ_by_rounding_make_no_bin():
+    """hours_per_week of Adult: interpolated quantiles of 40 and 40 + 1e-14 once made a bin of width 0, and NaN."""
+    values = np.array([0.0, 40.0, np.nextafter(40.0, 41.0), 40.0, 99.0] * 40)
+    edges = tables.edges_of(values, 16)
+    assert np.diff(edges.astype(np.float32)).min() > 0

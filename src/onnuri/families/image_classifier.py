@@ -225,7 +225,7 @@ def own_pixels(images: Sequence[np.ndarray], pixels: Pixels) -> Tensor:
     stacked = np.stack([resized(image, pixels.size, len(pixels.mean)) for image in images])
     scale = np.array(pixels.deviation, dtype=np.float32)
     values = (stacked.astype(np.float32) / 255 - np.array(pixels.mean, dtype=np.float32)) / scale
-    return torch.from_numpy(values).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(values).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def processed(images: Sequence[np.ndarray], assets: Assets) -> Tensor:

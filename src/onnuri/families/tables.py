@@ -158,13 +158,18 @@ def learn_number(name: str, rows: Sequence[Record], num_bins: int) -> Column:
     return Column(name, "number", float(values.mean()), scale_of(values), edges)
 
 
+NARROWEST = 1e-5  # of a column's range: below, float32 cannot tell the borders of a bin apart
+
+
 def edges_of(values: np.ndarray, num_bins: int) -> np.ndarray:
     """Rising borders of at most `num_bins` bins: half of them at equal shares of the rows, half at equal
     shares of the distinct values, so that a column that is mostly zero still has bins where it is not."""
     if num_bins == 0:
         return values[:0]
     by_row, by_value = (np.linspace(0, 1, part + 1) for part in (num_bins - num_bins // 2, num_bins // 2))
-    return np.unique([*np.quantile(values, by_row), *np.quantile(np.unique(values), by_value)])
+    edges = np.unique([*np.quantile(values, by_row), *np.quantile(np.unique(values), by_value)])
+    apart = np.diff(edges, prepend=-np.inf) > NARROWEST * (edges[-1] - edges[0])
+    return edges[apart]  # quantiles that differ by rounding alone would make a bin without width
 
 
 def learn_category(name: str, rows: Sequence[Record]) -> Column:
