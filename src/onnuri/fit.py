@@ -27,6 +27,7 @@ from .speed import Loss
 from .weights import typical_size, weights, zeros_of
 
 VALIDATION_RECORDS = 2048
+SAVING = 30  # times as long as saving a state takes is trained before the next one: about 3 % of the time at most
 
 
 class FitSettings(Settings):
@@ -49,7 +50,9 @@ class FitSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="the same seed on the same machine gives the same tensors")
     save_every: float = Field(
-        30.0, ge=0, description="seconds between the states kept for resuming; 0: after every step"
+        5.0,
+        ge=0,
+        description="seconds between the states kept for resuming, longer where saving is slow; 0: every step",
     )
 
 
@@ -155,17 +158,19 @@ class Loop:
         checkpoint.resume(self)
         if self.settings.compile:
             self.compile()
-        saved = time.monotonic()
+        saved, wait = time.monotonic(), self.settings.save_every
         with checkpoint.interruptible() as interrupted:
             while self.progress.step < self.total and not self.progress.stopped:
                 self.step()
                 self.progress.step += 1
                 if self.progress.step % self.steps_per_epoch == 0 or self.progress.step == self.total:
                     self.end_of_epoch()
-                due = time.monotonic() - saved >= self.settings.save_every and self.progress.step < self.total
+                due = time.monotonic() - saved >= wait and self.progress.step < self.total
                 if due or interrupted:
+                    began = time.monotonic()
                     checkpoint.save(self)
                     saved = time.monotonic()
+                    wait = min(1, self.settings.save_every) * max(self.settings.save_every, SAVING * (saved - began))
                 if interrupted:
                     raise KeyboardInterrupt
         if self.best_state:
