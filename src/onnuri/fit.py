@@ -170,7 +170,8 @@ class Loop:
                     began = time.monotonic()
                     checkpoint.save(self)
                     saved = time.monotonic()
-                    wait = min(1, self.settings.save_every) * max(self.settings.save_every, SAVING * (saved - began))
+                    if wait:
+                        wait = max(self.settings.save_every, SAVING * (saved - began))
                 if interrupted:
                     raise KeyboardInterrupt
         if self.best_state:
