@@ -1,7 +1,8 @@
 """Records: what a model is trained on and asked. Fields have kinds, one field is the answer, splits are made by hash.
 
 A record is a dict of fields. The kinds of a field and the Python value that a record holds:
-`number` float or None, `category` str or None, `text` str, `image` numpy uint8 (height, width) or (height, width, 3).
+`number` float or None, `category` str or None, `text` str, `image` numpy uint8 (height, width) or (height, width, 3),
+`audio` a Sound, `series` numpy float32 (times, channels).
 Reading the formats is the work of `sources.py`.
 """
 
@@ -9,18 +10,25 @@ import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
 from .errors import BadInput, BadSettings, propose
 
-Kind = Literal["number", "category", "text", "image"]
+Kind = Literal["number", "category", "text", "image", "audio", "series"]
 Record = dict[str, Any]
 Get = Callable[[Sequence[int], Collection[str]], list[Record]]
 SPLITS = ("train", "validation", "test")
 SHARES = (0.7, 0.1, 0.2)
 ANSWER_NAMES = ("label", "labels", "target", "class", "answer", "y", "income")
+
+
+class Sound(NamedTuple):
+    """One channel of sound: samples (times,) float32 in -1..1, and how many of them make a second."""
+
+    samples: np.ndarray
+    rate: int
 
 
 class Records(Sequence):
@@ -133,6 +141,8 @@ def digest_of(record: Record) -> int:
     state = hashlib.blake2b(digest_size=8)
     for name in sorted(record):
         value = record[name]
+        if isinstance(value, Sound):
+            name, value = f"{name}{value.rate}", value.samples
         if isinstance(value, np.ndarray):
             state.update(f"{name}{value.shape}".encode() + value.tobytes())
         else:

@@ -3,7 +3,7 @@
 Letters in the signatures: B records in a batch, T places in a record, D the values at one place.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -85,6 +85,10 @@ class Family:
 
     blocks: Callable[[nn.Module], dict[str, tuple[nn.Module, int]]]
     """net -> {name: (module, feature axis)}: where activations can be read."""
+
+    keep: Callable[[nn.Module, Any, Collection[str]], tuple[nn.Module, Any]]
+    """(net, assets, names of blocks) -> (net, assets): the same model with only these of its blocks, in their order.
+    Raises Refusal where what is left would not fit together."""
 
     tiny: Callable[[], dict]
     """A config for `start` that makes a complete model in a moment."""

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import BadInput, BadSettings, OnnuriError, propose
+from .errors import BadInput, BadSettings, OnnuriError, Refusal, propose
 from .family import seeded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -338,3 +338,8 @@ def plain_experts(net: nn.Module) -> None:
 
     if isinstance(net, PreTrainedModel) and any(getattr(module, "num_experts", 0) for module in net.modules()):
         net.set_experts_implementation("batched_mm")
+
+
+def keep_blocks(net: nn.Module, assets: Any, names: Collection[str]) -> tuple[nn.Module, Any]:
+    """See Family.keep."""
+    raise Refusal("the blocks of this design differ in shape: none can be left out", "distill to a smaller net")

@@ -225,6 +225,7 @@ FAMILY = Family(
     headline=headline,
     players=players,
     blocks=blocks,
+    keep=hub.keep_blocks,
     tiny=tiny,
     toy=toy,
 )

@@ -309,6 +309,7 @@ FAMILY = Family(
     headline=lambda assets: ("accuracy", "up"),
     players=lambda net: {"classifier": net},
     blocks=hub.hub_blocks,
+    keep=hub.keep_blocks,
     tiny=lambda: {"width": 16, "depth": 1},
     toy=toy,
 )

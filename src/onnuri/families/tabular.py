@@ -185,6 +185,7 @@ FAMILY = Family(
     headline=tables.headline,
     players=players,
     blocks=blocks,
+    keep=hub.keep_blocks,
     tiny=tiny,
     toy=tables.toy,
 )

@@ -275,6 +275,7 @@ FAMILY = Family(
     headline=lambda assets: ("accuracy", "up"),
     players=lambda net: {"classifier": net},
     blocks=hub.hub_blocks,
+    keep=hub.keep_blocks,
     tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0},
     toy=toy,
 )
