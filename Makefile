@@ -10,15 +10,15 @@ demo: .venv/installed-all  ## environment, install, and a model's whole life on 
 	$(BIN)/onnuri run quickstart
 	@echo "open runs/quickstart/report.html"
 
-test: .venv/installed-dev  ## lint, types, import order, architecture, matrix, unit and integration tests
+test: .venv/installed-dev  ## lint, types, import order, architecture, matrix, unit and integration tests, without network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/offline.py --if-possible $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 matrix: .venv/installed-dev  ## every family under every operation; writes docs/matrix.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m onnuri.matrix docs/matrix.md
+	$(BIN)/onnuri matrix --out docs/matrix.md
 
 picture: .venv/installed-all  ## the picture of the README, from the quickstart's own evidence
 	$(BIN)/onnuri run quickstart

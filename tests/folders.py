@@ -5,6 +5,7 @@ A few layers, 16 to 32 wide, with a tokenizer or an image processor beside them,
 
 import json
 import random
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 LABELS = ["kind", "unkind"]
 SIDE = 32  # pixels of a picture
 LENGTH = 64  # tokens that a net can take
+RATE = 8000  # samples a second of a sound
 WORDS = {
     "kind": ["is great", "정말 좋아요", "was a joy from the first page to the last", "fine"],
     "unkind": ["is awful", "별로예요", "was dull and far too long for what it had to say", "no"],
@@ -50,6 +52,19 @@ def write_pictures(folder: Path, labels: list[str], n: int = 48) -> Path:
         picture[(slice(None), bar) if i % 2 else bar] += 120
         (folder / labels[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture.astype(np.uint8)).save(folder / labels[i % 2] / f"{i}.png")
+    return folder
+
+
+def write_sounds(folder: Path, labels: list[str], n: int = 48) -> Path:
+    """A folder of WAV files per label, of 16 bits and unlike lengths: a low or a high tone in noise."""
+    draw = np.random.default_rng(0)
+    for i in range(n):
+        time = np.arange(2400 + 137 * (i % 5)) / RATE
+        tone = 0.3 * np.sin(2 * np.pi * (400, 1600)[i % 2] * time) + draw.normal(0, 0.05, len(time))
+        (folder / labels[i % 2]).mkdir(parents=True, exist_ok=True)
+        with wave.open(str(folder / labels[i % 2] / f"{i}.wav"), "wb") as file:
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
+            file.writeframes((tone * 2**15).astype("<i2").tobytes())
     return folder
 
 
@@ -136,6 +151,17 @@ def save_processor(name: str, folder: Path) -> None:
     getattr(transformers, f"{name}ImageProcessorPil")(size=size, **extra).save_pretrained(folder)
 
 
+def save_extractor(name: str, folder: Path) -> None:
+    """The feature extractor of a folder of sounds; this Whisper hears one second, at twice the rate of the data."""
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    if name == "whisper_audio":
+        made = WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    else:
+        made = Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=name == "hubert")
+    made.save_pretrained(folder)
+
+
 # -------------------------------------------------------------------------------------------------------------- folders
 
 HEAD = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
@@ -153,6 +179,14 @@ DECODER = {
     "tie_word_embeddings": False,
 }
 ENCODER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LISTENER = ENCODER | {
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 3),
+    "conv_stride": (5, 4, 4),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+    "classifier_proj_size": 16,
+}
 DESIGNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     # name: (class of transformers, its config, the config's entries)
     "llama": ("LlamaForCausalLM", "LlamaConfig", DECODER),
@@ -241,6 +275,28 @@ DESIGNS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "ConvNextConfig",
         HEAD | {"num_stages": 2, "hidden_sizes": [16, 32], "depths": [1, 1]},
     ),
+    "wav2vec2": ("Wav2Vec2ForSequenceClassification", "Wav2Vec2Config", LISTENER | HEAD),
+    "hubert": (
+        "HubertForSequenceClassification",
+        "HubertConfig",
+        LISTENER | HEAD | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True},
+    ),
+    "whisper_audio": (
+        "WhisperForAudioClassification",
+        "WhisperConfig",
+        HEAD
+        | {
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "num_mel_bins": 16,
+            "max_source_positions": 50,
+            "classifier_proj_size": 16,
+            "vocab_size": 300,
+            "pad_token_id": 0,
+        },
+    ),
 }
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "gpt2": gpt_tokenizer,
@@ -259,8 +315,9 @@ PROCESSORS = {
 LANGUAGE = ("llama", "llama_tied", "llama_bf16", "qwen3", "gemma2", "mixtral", "gpt2")
 TEXTS = ("bert", "roberta", "distilbert")
 PICTURES = ("vit", "resnet", "mobilenet", "swin", "convnext")
+SOUNDS = ("wav2vec2", "hubert", "whisper_audio")
 DIFFUSION = ("unet", "ddpm")
-ARCHITECTURES = (*LANGUAGE, *TEXTS, *PICTURES, *DIFFUSION)
+ARCHITECTURES = (*LANGUAGE, *TEXTS, *PICTURES, *SOUNDS, *DIFFUSION)
 
 
 def build(name: str) -> Any:
@@ -274,6 +331,12 @@ def build(name: str) -> Any:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if torch.nn.utils.parametrize.is_parametrized(
+            module
+        ):  # lengths of weight norm other than those of its directions
+            module.parametrizations.weight.original0.data.mul_(
+                1 + torch.rand(module.parametrizations.weight.original0.shape)
+            )
     return net.to(torch.bfloat16 if name.endswith("bf16") else torch.float32).eval()
 
 
@@ -284,6 +347,8 @@ def save(name: str, folder: Path, **options: Any) -> Path:
     build(name).save_pretrained(folder, **options)
     if name in TOKENIZERS:
         TOKENIZERS[name]().save_pretrained(folder)
+    elif name in SOUNDS:
+        save_extractor(name, folder)
     else:
         save_processor(PROCESSORS[name], folder)
     return folder
@@ -334,6 +399,7 @@ def auto_class(name: str) -> Any:
         LANGUAGE: "AutoModelForCausalLM",
         TEXTS: "AutoModelForSequenceClassification",
         PICTURES: "AutoModelForImageClassification",
+        SOUNDS: "AutoModelForAudioClassification",
     }
     return getattr(transformers, next(auto for names, auto in kinds.items() if name in names))
 
@@ -355,4 +421,8 @@ def logits(name: str, net: Any) -> torch.Tensor:
         return net(torch.randn(2, 3, 16, 16, generator=draw), torch.tensor([3, 9]), return_dict=False)[0]
     if name in PICTURES:
         return net(torch.randn(2, 3, SIDE, SIDE, generator=draw)).logits
+    if name == "whisper_audio":
+        return net(torch.randn(2, 16, 100, generator=draw)).logits
+    if name in SOUNDS:
+        return net(torch.randn(2, 2400, generator=draw)).logits
     return net(torch.randint(5, 150, (2, 12), generator=draw)).logits.float()

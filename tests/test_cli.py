@@ -45,14 +45,34 @@ def test_train_and_evaluate_as_processes(tmp_path):
     assert not leftovers(tmp_path)
 
 
-SETTINGS = {"train": ["--steps", "3"], "distill": ["--steps", "3", "--size", "0.5"]}
+SETTINGS = {"train": ["--steps", "3"], "adapt": ["--steps", "3"], "distill": ["--steps", "3", "--size", "0.5"]}
+
+
+@pytest.fixture(scope="module")
+def begin(model, tmp_path_factory):
+    """operation -> the words that name its models: an adapter to bake, a baked model to unbake, a second one to merge."""
+    root = tmp_path_factory.mktemp("begin")
+
+    def made(operation: str, source: Path, name: str, *words: str) -> Path:
+        if not (root / name).exists():
+            assert onnuri(operation, source, "--data", "builtin:iris", *words, "--out", root / name).code == 0
+        return root / name
+
+    def words(operation: str) -> list:
+        more = ["--other", made("train", model, "other", "--steps", "2")] if operation == "merge" else []
+        if operation not in ("bake", "unbake"):
+            return [model, *more]
+        adapter = made("adapt", model, "adapter", "--steps", "2")
+        return [adapter if operation == "bake" else made("bake", adapter, "baked")]
+
+    return words
 
 
 @pytest.mark.parametrize("name", [*registry.entries("operations")])
-def test_every_operation_has_the_same_form(name, model, tmp_path):
+def test_every_operation_has_the_same_form(name, begin, tmp_path):
     operation = registry.operation(name)
     out = tmp_path / ("out.jsonl" if operation.gives == "records" else "out")
-    words = [name, model, "--data", "builtin:iris", *SETTINGS.get(name, []), "--out", out]
+    words = [name, *begin(name), "--data", "builtin:iris", *SETTINGS.get(name, []), "--out", out]
     as_text = onnuri(*words)
     assert (as_text.code == 0 and str(out) in as_text.out) or operation.gives == "report", as_text
     before = out.stat().st_mtime_ns
@@ -60,20 +80,21 @@ def test_every_operation_has_the_same_form(name, model, tmp_path):
     assert out.stat().st_mtime_ns == before and not leftovers(tmp_path)
     if operation.gives == "model":
         assert onnuri("verify", out).code == 0 and onnuri("show", out).code == 0
-        assert [line["operation"] for line in ledger.read(out)] == ["train", name]
+        life = [line["operation"] for line in ledger.read(out)]
+        assert life[0] == "train" and life[1:-1] in ([], ["adapt"], ["adapt", "bake"]) and life[-1] == name
 
 
 @pytest.mark.parametrize("name", [*registry.entries("operations")])
-def test_json_is_one_value_and_nothing_else(name, model, tmp_path):
+def test_json_is_one_value_and_nothing_else(name, begin, tmp_path):
     out = tmp_path / ("out.jsonl" if registry.operation(name).gives == "records" else "out")
-    done = onnuri(name, model, "--data", "builtin:iris", *SETTINGS.get(name, []), "--out", out, "--json")
+    done = onnuri(name, *begin(name), "--data", "builtin:iris", *SETTINGS.get(name, []), "--out", out, "--json")
     assert done.code == 0 and json.loads(done.out, parse_constant=pytest.fail)["operation"] == name
     assert done.out.count("\n") == 1
-    refused(onnuri(name, model, "--data", "builtin:iris", "--out", out, "--json"), "already exists")
+    refused(onnuri(name, *begin(name), "--data", "builtin:iris", "--out", out, "--json"), "already exists")
 
 
 def test_every_help_page_opens():
-    for name in [*registry.entries("operations"), "run", "show", "verify", "families", "operations"]:
+    for name in [*registry.entries("operations"), "run", "show", "verify", "families", "operations", "matrix", "check"]:
         assert onnuri(name, "--help").code == 0
     for name in ("families", "operations"):
         assert set(onnuri(name).out.split()) > set(registry.entries(name))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .data import Record
+from .data import Record, Sound
 from .errors import BadInput
 from .files import whole_file
 
@@ -49,7 +49,10 @@ def write_rows(rows: list[dict[str, Any]], path: Path, ending: str) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON can hold it; a picture becomes {"png": base64}, a number that is none becomes null."""
+    """A value as JSON can hold it; a picture becomes {"png": base64}, a number that is none becomes null. Of a sound only
+    its length is kept."""
+    if isinstance(value, Sound):
+        return {"seconds": round(len(value.samples) / value.rate, 3), "rate": value.rate}
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
         buffer = io.BytesIO()
         Image.fromarray(value).save(buffer, "PNG")

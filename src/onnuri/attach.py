@@ -5,6 +5,7 @@ it is read. Unlike torch's `parametrize`, undoing touches the instance only, so 
 Order of a stack: base (a parameter, or packed codes) first, then each function on the result of the one before.
 """
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import BadInput, Refusal
+from .lowrank import LowRank
 from .weights import View, Weight, is_transposed_linear, weights
 
 SLOT = "attached"
+Updates = dict[str, tuple[Weight, LowRank]]
+"""{name of a weight: (the weight, the low-rank update on it)}"""
 
 
 class Plain(nn.Module):
@@ -71,7 +75,9 @@ class Int8(nn.Module):
         """x (..., in) -> (..., out) without forming the float matrix."""
         codes = self.view.matrix(self.codes)[0]
         # codes are up to 127: their products would leave the range of a short type before they are scaled
-        product = dynamic_product(x, codes) if self.scheme == "int8-dynamic" else F.linear(x.float(), codes.float())
+        # rounding has no gradient: where one is asked for (an update below is trained) the input stays float
+        rounded = self.scheme == "int8-dynamic" and not (torch.is_grad_enabled() and x.requires_grad)
+        product = dynamic_product(x, codes) if rounded else F.linear(x.float(), codes.float())
         product = (product * self.scale[0, :, 0]).to(x.dtype)
         return product if bias is None else product + bias
 
@@ -102,13 +108,29 @@ class Stack(nn.Module):
             value = function(value)
         return value
 
+    @property
+    def updates(self) -> list[LowRank] | None:
+        """The functions where all are sums with a low rank, which can be left apart from the base; else None."""
+        found = [function for function in self.functions if isinstance(function, LowRank)]
+        return found if len(found) == len(self.functions) else None
+
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., in) -> (..., out); the base's own product where nothing is attached above it."""
-        return F.linear(x, self.base.view.matrix(self())[0], bias) if len(self.functions) else self.base.linear(x, bias)
+        """x (..., in) -> (..., out); the base's own product, plus those of the updates, where nothing else is attached."""
+        if (updates := self.updates) is None:
+            return F.linear(x, self.base.view.matrix(self())[0], bias)
+        product = self.base.linear(x, bias)
+        for update in updates:
+            product = product + update.product(x)
+        return product
 
     def rows(self, places: Tensor) -> Tensor:
-        """The rows of a table at these places; the base's own choice where nothing is attached above it."""
-        return F.embedding(places, self()) if len(self.functions) else self.base.rows(places)
+        """The rows of a table at these places, without forming the table where nothing but updates is attached."""
+        if (updates := self.updates) is None:
+            return F.embedding(places, self())
+        found = self.base.rows(places)
+        for update in updates:
+            found = found + update.rows(places).to(found.dtype)
+        return found
 
 
 # ------------------------------------------------------------------------------------------------ hanging and unhanging
@@ -129,11 +151,26 @@ def attached_class(original: type, attributes: tuple[str, ...]) -> type:
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
     if original.forward is nn.Embedding.forward:
         body["forward"] = lambda self, x: stacks(self)["weight"].rows(x)
-    if issubclass(original, nn.RNNBase):  # torch keeps a second list of the same tensors
-        body["_flat_weights"] = property(
-            lambda self: [getattr(self, name) for name in self._flat_weights_names], lambda self, _: None
-        )
+    if issubclass(original, nn.RNNBase):
+        body |= flat_once(original)
     return type(original.__name__, (original,), {**body, "original": original, "__module__": original.__module__})
+
+
+def flat_once(original: type[nn.RNNBase]) -> dict:
+    """The members of a recurrent layer that keep a second list of its tensors: computed once for each forward pass."""
+
+    def flat(self) -> list:
+        return self.__dict__.get("flat") or [getattr(self, name) for name in self._flat_weights_names]
+
+    def forward(self, *inputs, **options):
+        self.__dict__["flat"] = flat(self)
+        try:
+            return original.forward(self, *inputs, **options)
+        finally:
+            del self.__dict__["flat"]
+
+    found = property(flat, lambda self, _: None)
+    return {"_flat_weights": found, "_update_flat_weights": lambda self: None, "forward": forward}
 
 
 def put_stack(weight: Weight, base: Plain | Int8 | None = None) -> Stack:
@@ -157,6 +194,7 @@ def hang(module: nn.Module, attribute: str, stack: Stack) -> None:
     module._modules[SLOT][attribute] = stack  # type: ignore[index]
     original = getattr(type(module), "original", type(module))
     module.__class__ = attached_class(original, tuple(sorted(stacks(module))))
+    module.__dict__.pop("_flat_weights", None)  # of a recurrent layer: it would keep the replaced tensors in memory
 
 
 def attach(weight: Weight, function: nn.Module) -> None:
@@ -183,6 +221,8 @@ def unhang(weight: Weight, parameter: nn.Parameter) -> None:
         if not left:
             del module._modules[SLOT]
         module.register_parameter(attribute, parameter)
+        if isinstance(module, nn.RNNBase) and not left:
+            module._init_flat_weights()
 
 
 def require_baked(net: nn.Module) -> None:
@@ -219,10 +259,36 @@ def is_packed(net: nn.Module) -> bool:
     return any(isinstance(module, Int8) for module in net.modules())
 
 
-def require_float(net: nn.Module, doing: str) -> None:
-    """Raise Refusal for a packed net: its codes can be computed with, but not changed."""
+def updates(net: nn.Module) -> Updates:
+    """The low-rank update of each weight that has one."""
+    found = {}
+    for weight in weights(net):
+        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+        if stack is not None and stack.updates:
+            found[weight.name] = (weight, stack.updates[-1])
+    return found
+
+
+def is_attached(net: nn.Module) -> bool:
+    """Whether anything is packed, or hangs on a weight."""
+    return any(isinstance(module, Stack) for module in net.modules())
+
+
+def require_plain(net: nn.Module, doing: str) -> None:
+    """Raise Refusal for a net whose matrices are packed, or carry an adapter: they can be computed with, not changed."""
     if is_packed(net):
         raise Refusal("the matrices of this model are packed as integers", f"{doing} the model that it was made from")
+    if is_attached(net):
+        raise Refusal("this model is an adapter on a base that stays as it is", f"onnuri bake, then {doing} the result")
+
+
+def plain_copy(net: nn.Module) -> nn.Module:
+    """The net with plain parameters: itself where it is so, else a baked copy."""
+    if not is_attached(net):
+        return net
+    net = copy.deepcopy(net)
+    bake(net)
+    return net
 
 
 def plain_tensors(net: nn.Module) -> dict[str, Tensor]:

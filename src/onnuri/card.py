@@ -1,5 +1,6 @@
 """The model card, README.md of a model folder: written from the ledger and from nothing else."""
 
+import json
 from typing import Any
 
 
@@ -11,6 +12,7 @@ def card(lines: list[dict[str, Any]]) -> str:
         "---",
         f"pipeline_tag: {last['task']}",
         "library_name: onnuri",
+        *front_lines(last.get("licence") or {}),
         "tags:",
         *(f"- {tag}" for tag in dict.fromkeys(line["operation"] for line in lines)),
         "---",
@@ -22,6 +24,8 @@ def card(lines: list[dict[str, Any]]) -> str:
             f"# {last['family'].replace('_', ' ').capitalize()}, {last['operation']}",
             "",
             *score_lines(after),
+            *parent_lines(last),
+            *license_lines(last.get("licence") or {}),
             "## Life",
             "",
             "| # | operation | data | score | seconds | energy |",
@@ -51,6 +55,48 @@ def score_lines(after: dict[str, Any]) -> list[str]:
         *rows,
         "",
     ]
+
+
+def parent_lines(line: dict[str, Any]) -> list[str]:
+    """The headline score of each model that went in, where it was measured."""
+    measured = {"model": line.get("before"), **(line.get("parents") or {})}
+    paths = {entry["role"]: entry["path"] for entry in line["inputs"]}
+    rows = [
+        f"| {cell(paths.get(role, role))} | {one['headline'][0]} {one['scores'][one['headline'][0]]:.4g} |"
+        for role, one in measured.items()
+        if one
+    ]
+    return ["| made from | score |", "|---|---|", *rows, ""] if rows else []
+
+
+def front_lines(license: dict[str, Any]) -> list[str]:
+    """The license in the Hub's metadata; what a folder said of itself is quoted."""
+    return [
+        f"{name}: {value if name == 'license' else json.dumps(value, ensure_ascii=False)}"
+        for name, value in license.get("front", {}).items()
+    ]
+
+
+def license_lines(license: dict[str, Any]) -> list[str]:
+    """The licenses of the models that went in, what may be done with this one, and on which conditions."""
+    if not license:
+        return []
+    parents = [f"| {cell(one['path'])} | {cell(one['name'] or one['id'])} |" for one in license["parents"]]
+    said = [f"{name}: {value}" for name, value in license["permitted"].items()]
+    return [
+        "## License",
+        "",
+        *(["| made from | license |", "|---|---|", *parents, ""] if parents else []),
+        *(f"- {cell(line)}" for line in [*said, *license["conflicts"], *license["conditions"]]),
+        "",
+        license["advice"],
+        "",
+    ]
+
+
+def cell(text: str) -> str:
+    """What came from outside, as plain text of one line in Markdown."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in " ".join(text.split()))
 
 
 def life(number: int, line: dict[str, Any]) -> str:

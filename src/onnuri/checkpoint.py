@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .fit import Loop
@@ -80,7 +80,12 @@ def resume(loop: "Loop") -> None:
 
 
 def stored(loop: "Loop") -> dict[str, Tensor]:
-    """Each stored tensor of the net once, under its first name."""
+    """Each tensor of the net that training can change, once, under its first name."""
     seen: dict[int, str] = {}
     tensors: dict[str, Any] = loop.objective.net.state_dict(keep_vars=True)
-    return {name: value for name, value in tensors.items() if seen.setdefault(id(value), name) == name}
+    return {name: v for name, v in tensors.items() if changes(v) and seen.setdefault(id(v), name) == name}
+
+
+def changes(value: Tensor) -> bool:
+    """Not so for a frozen parameter, nor for packed codes."""
+    return value.requires_grad if isinstance(value, nn.Parameter) else value.dtype != torch.int8

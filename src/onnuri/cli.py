@@ -16,8 +16,6 @@ import click
 
 from . import __version__, registry
 
-OWN_COMMANDS = ("run", "show", "verify", "families", "operations")
-
 
 class Commands(click.Group):
     """The operations and our own few commands, each made when it is asked for."""
@@ -63,14 +61,21 @@ def operation_command(name: str) -> click.Command:
         params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
     params.append(
         click.Option(
-            ["--data"], required=True, help="builtin:NAME, a csv, parquet or jsonl file, a folder of images or texts"
+            ["--data"],
+            required=True,
+            help="builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts",
         )
     )
     params += [click.Option([f"--{role}"], help=f"folder of the {role}") for role in others]
     params += [option(field, info) for field, info in operation.settings.model_fields.items()]
     params += [
-        click.Option(["--answer"], help="the column that is the answer"),
-        click.Option(["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image,..."),
+        click.Option(["--answer"], help="the column that is the answer; with --window the columns, as NAME,NAME"),
+        click.Option(
+            ["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image|audio|series,..."
+        ),
+        click.Option(
+            ["--window"], help="rows of the past and of the future, PAST,FUTURE, where each row is a step in time"
+        ),
         click.Option(["--out"], help="folder or file of the result"),
         click.Option(["--json", "as_json"], is_flag=True, help="one JSON result on stdout, nothing else"),
     ]
@@ -127,7 +132,7 @@ def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None
 
     as_json, out = values.pop("as_json"), values.pop("out")
     inputs = {role: values.pop(role) for role in ["model", "data", *others] if values.get(role) is not None}
-    options = {"answer": values.pop("answer"), "fields": pairs(values.pop("fields"))}
+    options = {"answer": values.pop("answer"), "fields": pairs(values.pop("fields")), "window": values.pop("window")}
     settings = {
         name: pairs(value) if operation.settings.model_fields[name].annotation is dict else value
         for name, value in values.items()
@@ -254,3 +259,37 @@ def operations_command() -> None:
 def list_axis(axis: str) -> None:
     for name in registry.entries(axis):
         click.echo(f"{name:18} {registry.summary(axis, name)}")
+
+
+@command.command("matrix")
+@click.option("--out", type=click.Path(path_type=Path), help="the page to write, as Markdown")
+@click.option("--family", help="one row")
+@click.option("--operation", help="one column; facts: what the families state of themselves")
+@click.option("--json", "as_json", is_flag=True, help="every cell as JSON")
+def matrix_command(out: Path | None, family: str | None, operation: str | None, as_json: bool) -> None:
+    """Run every family under every operation on tiny models; exit code 2 when any cell fails."""
+    from dataclasses import asdict
+
+    from .files import write_text
+    from .matrix import counts, measure_matrix
+    from .matrix_page import markdown, totals
+
+    cells = measure_matrix(family, operation, quiet=as_json)
+    if out:
+        write_text(out, markdown(cells))
+    click.echo(json_text({**counts(cells), "cells": [asdict(c) for c in cells]}) if as_json else totals(cells))
+    if counts(cells)["failed"] or counts(cells)["untested"]:
+        raise SystemExit(2)
+
+
+@command.command("check")
+@click.argument("package")
+@click.option("--json", "as_json", is_flag=True, help="every check as JSON")
+def check_command(package: str, as_json: bool) -> None:
+    """Check all that an installed package registers by our own conformance kit; exit code 2 when anything fails."""
+    from .check import check_package
+
+    found = check_package(package, quiet=as_json)
+    click.echo(json_text(found) if as_json else f"{package}: {found['checks']} checks, {found['failed']} failed")
+    if found["failed"] or not found["checks"]:
+        raise SystemExit(2)

@@ -88,7 +88,7 @@ def records_of(rows: list[Record], fields: dict[str, Kind], answer: str | None) 
 @dataclass(frozen=True)
 class Data:
     """An opened source. `records`: with the columns that were chosen; `source`: with all of them; `official`: {split:
-    rows} where the source itself says which rows are for testing."""
+    rows} where the source itself says which rows are for testing, and perhaps which for validation."""
 
     name: str
     records: Records
@@ -112,7 +112,9 @@ class Data:
 
     @cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        """{split: its rows}. Equal rows always fall into the same split, so that none leaks."""
+        """{split: its rows}. Where these are not given, equal rows always fall into the same split: none leaks."""
+        if "validation" in self.official:
+            return {name: np.asarray(self.official[name]) for name in SPLITS}
         position = self.row_digests / 2.0**64
         if self.official:
             train = np.asarray(self.official["train"])
@@ -172,7 +174,9 @@ def check_fields(records: Records, question: dict[str, Kind], answer: tuple[str,
         if name in records.fields and not fits(records.fields[name], kind)
     ]
     if faults:
-        raise BadInput(*faults, hint="rename the columns, or say --fields NAME=KIND,... and --answer NAME")
+        windows = "series" in wanted.values() and "series" not in records.fields.values()
+        hint = "--window PAST,FUTURE, or" if windows else "rename the columns, or say"
+        raise BadInput(*faults, hint=f"{hint} --fields NAME=KIND,... and --answer NAME")
 
 
 def fits(found: Kind, wanted: Kind) -> bool:

@@ -103,6 +103,31 @@ def cross(x: float, y: float, step: float) -> str:
     return path(places, f"stroke:{BAD};stroke-width:1.8", f"{tick_text(step)}: not a number")
 
 
+def forecast(
+    past: Sequence[float], lines: Mapping[Any, Sequence[float]], width: float = 300, height: float = 200
+) -> str:
+    """The end of a past in grey, and the lines that go on from it, {words: values}; step 0 is the last that was seen."""
+    seen = list(past)[-(2 * max(map(len, lines.values()), default=len(past)) + 1) :]
+    before = usable(enumerate(seen, 1 - len(seen)), False)
+    points = {name: before[-1:] + usable(enumerate(values, 1), False) for name, values in lines.items()}
+    drawn = [point for one in [before, *points.values()] for point in one if point[1] is not None]
+    if not drawn:
+        return note("", width)
+    key, rows = legend(list(points), width) if points else ("", 0)
+    up = axis([value for _, value in drawn if value is not None], height - 2 * LINE - 6, rows * LINE + 8, apart=34)
+    across = axis([step for step, _ in drawn], gutter(up), width - 14, whole=True, pad=0.0)
+    grey = path([(across.at(step), up.at(value)) for step, value in before if value is not None], f"stroke:{MUTED}")
+    goes_on = "".join(curve(one, across, up, index) for index, one in enumerate(points.values()))
+    body = key + grid(across, up, ("steps from now", "현재 기준 스텝"), "", 0) + grey + goes_on
+    return svg(
+        width,
+        height,
+        "forecast / 예측",
+        body,
+        "; ".join(f"{plain(name)}: {one[-1][1]}" for name, one in points.items()),
+    )
+
+
 def pareto(
     points: list[dict],
     x: Words,

@@ -6,9 +6,8 @@ A figure that is missing or not finite is a dash, never a zero. Where the langua
 
 import json
 import math
+from numbers import Integral, Real
 from typing import Any
-
-import numpy as np
 
 Pair = tuple[str, str]
 DASH = "–"
@@ -37,7 +36,7 @@ def finite(value: Any) -> float | None:
 
 def plain(value: Any) -> str:
     """A setting, a figure or an answer in one line."""
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, Real) and not isinstance(value, Integral):
         return f"{value:.6g}"
     if isinstance(value, (dict, list, tuple, bool)):
         return json.dumps(value, ensure_ascii=False, default=str)

@@ -99,7 +99,7 @@ def fit(
     machine.keep_memory()
     loop = Loop(objective, train, validation, settings, log, fresh)
     dtypes = {name: tensor.dtype for name, tensor in stored(objective.net)}
-    objective.net.float()  # short dtypes would lose the small updates: masters are fp32, products bf16 under autocast
+    speed.widen(objective.net)
     with torch.random.fork_rng():
         loop.run()
     objective.net.zero_grad(set_to_none=True)

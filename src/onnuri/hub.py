@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .errors import BadInput, BadSettings, OnnuriError, Refusal, propose
+from .errors import BadInput, BadSettings, OnnuriError, propose
 from .family import seeded
+from .weightnorm import fold_norms, unfolded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -158,7 +159,7 @@ def read_hub(auto: Any, folder: Path, empty: bool) -> Any:
             )
             raise BadInput(*faults, hint="fetch the folder again from where it came") from error
     check_report(report, folder)
-    return net.eval()
+    return fold_norms(net.eval())
 
 
 @contextmanager
@@ -185,7 +186,7 @@ def empty_net(auto: Any, folder: Path) -> Any:
     net = auto.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)).eval()
     if (folder / "generation_config.json").exists():
         net.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return net
+    return fold_norms(net)
 
 
 def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any) -> Any:
@@ -201,14 +202,32 @@ def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any
             ignore_mismatched_sizes=True,
             **config,
         )
-    body = f"{net.base_model_prefix}."
-    missing = [name for name in report["missing_keys"] if name.startswith(body) and "pooler" not in name]
-    unlike = [name for name in report["mismatched_keys"] if str(name[0]).startswith(body)]
+    body, parts = body_of(net, report["missing_keys"])
+    missing = [name for name in report["missing_keys"] if name.split(".")[0] in body and "pooler" not in name]
+    unlike = [name for name in report["mismatched_keys"] if str(name[0]).split(".")[0] in body]
     # names on disk: a body that was saved alone brings them without the prefix
-    parts = {net.base_model_prefix, *dict(net.base_model.named_children())} - {"pooler"}
-    left_over = [name for name in report["unexpected_keys"] if name.split(".")[0] in parts and "pooler" not in name]
+    names = {name: name.removeprefix(f"{net.base_model_prefix}.") for name in report["unexpected_keys"]}
+    left_over = [
+        name for name in names if {name.split(".")[0], names[name].split(".")[0]} & parts and "pooler" not in name
+    ]
+    if not body:
+        raise BadInput(f"{folder} holds no tensor of a body that {type(net).__name__} could have")
     check_report({"missing_keys": missing, "mismatched_keys": unlike, "unexpected_keys": left_over}, folder)
-    return net.eval()
+    return fold_norms(net.eval())
+
+
+def body_of(net: Any, missing: Collection[str]) -> tuple[set[str], set[str]]:
+    """(first parts of the body's names in memory, those of names on the disk that must have a place). A net that is its
+    own base has for its body what the folder brings any tensor of."""
+    if net.base_model is not net:
+        body = {net.base_model_prefix}
+        return body, body | dict(net.base_model.named_children()).keys() - {"pooler"}
+    found = {
+        name
+        for name, child in net.named_children()
+        if any(f"{name}.{key}" not in missing for key in child.state_dict())
+    }
+    return found, found
 
 
 def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
@@ -219,7 +238,21 @@ def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
         raise
     except Exception as error:  # the libraries raise whatever a malformed folder makes them stumble over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "does not recognize this architecture" in reason:
+            reason = unknown_type(peek(folder).get("model_type"))
         raise BadInput(f"{folder} cannot be opened: {reason}") from error
+
+
+def known_types() -> set[str]:
+    """Every model_type that transformers has a config for."""
+    from transformers import CONFIG_MAPPING
+
+    return set(CONFIG_MAPPING.keys())
+
+
+def unknown_type(kind: Any) -> str:
+    """A message part: that transformers has no such model_type, and the near ones."""
+    return f"this version of transformers does not know model_type {kind!r}, {propose(str(kind), known_types())[:200]}"
 
 
 def check_report(report: dict, folder: Path) -> None:
@@ -246,7 +279,7 @@ def write_hub(net: Any, folder: Path, weights: bool) -> None:
     # save_pretrained notes these two itself, but only when it writes the weights
     net.config.architectures, net.config.dtype = [type(net).__name__], net.dtype
     if weights:
-        net.save_pretrained(folder, safe_serialization=True)
+        net.save_pretrained(folder, state_dict=unfolded(net), safe_serialization=True)
     else:
         net.config.save_pretrained(folder)
         if net.can_generate():
@@ -338,8 +371,3 @@ def plain_experts(net: nn.Module) -> None:
 
     if isinstance(net, PreTrainedModel) and any(getattr(module, "num_experts", 0) for module in net.modules()):
         net.set_experts_implementation("batched_mm")
-
-
-def keep_blocks(net: nn.Module, assets: Any, names: Collection[str]) -> tuple[nn.Module, Any]:
-    """See Family.keep."""
-    raise Refusal("the blocks of this design differ in shape: none can be left out", "distill to a smaller net")

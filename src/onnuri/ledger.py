@@ -16,6 +16,13 @@ FILE = "onnuri/ledger.jsonl"
 Line = dict[str, Any]
 NUMBER = (int, float)
 AFTER = {"headline": [str], "scores": dict, "interval": [NUMBER], "bytes": NUMBER, "parameters": int, "records": int}
+LICENSE = {
+    "name": str,
+    "parents": [{"path": str, "id": str, "name": str, "link": str}],
+    "permitted": dict,
+    "conditions": [str],
+    "conflicts": [str],
+}
 SHAPE = {
     "digest": str,
     "operation": str,
@@ -30,7 +37,9 @@ SHAPE = {
     "findings": [{"name": str, "evidence": str}],
     "seconds": NUMBER,
 }
-"""What every line holds, and `after` where the result was measured: card, timeline and recipe read it unasked."""
+"""What every line holds: card, timeline and recipe read it unasked."""
+MORE = {"after": AFTER, "licence": LICENSE}
+"""What a line holds besides where it has these: a result that was measured, licenses since they are recorded."""
 
 
 def read(folder: Path) -> list[Line]:
@@ -46,7 +55,7 @@ def read(folder: Path) -> list[Line]:
             raise BadInput(f"{path} line {number} is not JSON: {error}") from error
         if not isinstance(line, dict):
             raise BadInput(f"{path} line {number} is not a JSON object")
-        shape = SHAPE | ({"after": AFTER} if line.get("after") is not None else {})
+        shape = SHAPE | {name: part for name, part in MORE.items() if line.get(name) is not None}
         if wrong := [name for name, part in shape.items() if not fits(line.get(name), part)]:
             raise BadInput(f"{path} line {number} is no ledger line: {', '.join(wrong)} missing or of the wrong type")
         lines.append(line)

@@ -41,7 +41,7 @@ def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64)
         "interval_method": method,
         "records": len(records),
         "parameters": count_parameters(model.net),
-        "bytes": folder_bytes(model.folder) if model.folder else None,
+        "bytes": model_bytes(model),
         "latency_ms": latency(model, asked, seed),
         "energy_per_1000": machine.as_dict(energy),
         "runtime": model.net.runtime if isinstance(model.net, Session) else "torch",
@@ -112,6 +112,12 @@ def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, flo
         "batch": 1,
         "runs": len(times),
     }
+
+
+def model_bytes(model: Model) -> int | None:
+    """Bytes of what answers: an adapter needs its base as well. None for a model that was never stored."""
+    folders = [folder for folder in (model.folder, model.base and model.base.folder) if folder]
+    return sum(map(folder_bytes, folders)) if folders else None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -4,14 +4,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import registry
+from .adapters import BAKED, Base, Parts, base_folder, is_adapter, open_adapter, read_own, write_adapter, write_own
+from .claims import claimed_by
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
@@ -34,6 +35,12 @@ class Model:
     pruned: tuple[str, ...] = ()
     """The names of the weights whose zeros were put there, so that training must not fill them."""
 
+    base: Base | None = None
+    """Where the net lies without its low-rank updates, when it is an adapter on a base."""
+
+    baked: Parts = field(default_factory=dict)
+    """The low-rank updates that were baked into the net and can be taken out again."""
+
     @property
     def players(self) -> dict[str, nn.Module]:
         """{name: module}; {} where nothing follows a gradient."""
@@ -43,6 +50,11 @@ class Model:
     def blocks(self) -> dict[str, tuple[nn.Module, int]]:
         """{name: (module, feature axis)} where activations can be read; {} where no module of torch runs."""
         return self.family.blocks(self.net) if any(True for _ in self.net.parameters()) else {}
+
+    @property
+    def files(self) -> Path | None:
+        """The folder of the files that are no weights: an adapter has them in its base."""
+        return self.base.folder if self.base else self.folder
 
     @property
     def answer(self) -> str:
@@ -80,9 +92,9 @@ class Model:
 
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""
-        from .attach import require_float
+        from .attach import require_plain
 
-        require_float(self.net, "train")
+        require_plain(self.net, "train")
         if not self.players:
             raise Refusal(
                 "nothing in this model follows a gradient",
@@ -98,6 +110,8 @@ def open_model(folder: Path | str) -> Model:
 
     folder = Path(folder)
     check_folder(folder)
+    if is_adapter(folder):
+        return adapted(folder)
     family = claimed_by(folder)
     packed = folder / OWN / "packed.safetensors"
     session = open_session(folder)
@@ -106,7 +120,16 @@ def open_model(folder: Path | str) -> Model:
         session.original = without_tensors(net)
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
-    return Model(family, session or net, assets, folder, read_pruned(folder))
+    baked = read_own(folder / BAKED) if (folder / BAKED).exists() else {}
+    return Model(family, session or net, assets, folder, read_pruned(folder), baked=baked)
+
+
+def adapted(folder: Path) -> Model:
+    """The base of an adapter's folder with the adapter attached."""
+    model = open_model(base_folder(folder))
+    assert model.folder is not None
+    base = open_adapter(model.net, folder, Base(model.folder, tensor_digest(model.net), False))
+    return replace(model, folder=folder, base=base)
 
 
 def read_pruned(folder: Path) -> tuple[str, ...]:
@@ -117,45 +140,25 @@ def read_pruned(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def claimed_by(folder: Path) -> Family:
-    """The one family whose folder this is."""
-    claims = [family for family in registry.families() if guarded(family.claims, folder)]
-    if len(claims) == 1:
-        return claims[0]
-    if claims:
-        raise BadInput(f"{folder} is claimed by several families: {', '.join(f.name for f in claims)}")
-    raise BadInput(
-        f"no family knows {folder}: {describe(folder)}; families: {', '.join(registry.entries('families'))}",
-        hint="adopt its body for your own labels: onnuri train FOLDER --family NAME --data D --out DIR",
-    )
-
-
-def describe(folder: Path) -> str:
-    """What a folder says of itself, for an error."""
-    from .hub import peek
-
-    config = peek(folder)
-    if not config:
-        return "it has no readable config.json or model_index.json"
-    return (
-        f"its config.json says model_type {config.get('model_type')!r}, architectures {config.get('architectures')!r}"
-    )
-
-
 def write_model(model: Model, folder: Path) -> None:
     """Write the model into an existing empty folder: the family's files, the packed weights if any, and every foreign
-    file of the folder that it was opened from. Raises Refusal for a net with functions that are not baked in."""
+    file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
+    functions that are not baked in."""
     from .attach import is_packed, require_baked, save_packed
 
+    (folder / OWN).mkdir(parents=True, exist_ok=True)
+    if model.base:
+        return write_adapter(model.net, model.base, folder)
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
     packed = is_packed(model.net)
     model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
     if session:
         session.save(folder)
-    (folder / OWN).mkdir(exist_ok=True)
     if model.pruned:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
+    if model.baked:
+        write_own(model.baked, folder / BAKED, {})
     if packed:
         save_packed(model.net, folder / OWN / "packed.safetensors")
     if model.folder:
@@ -214,4 +217,4 @@ def without_tensors(net: nn.Module) -> nn.Module:
 
 def with_net(model: Model, net: nn.Module) -> Model:
     """The same model around another net; it remembers its folder so that foreign files survive."""
-    return replace(model, net=net)
+    return replace(model, net=net, base=None, folder=model.files)

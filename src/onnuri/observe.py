@@ -51,7 +51,7 @@ def dead_units(net: nn.Module, forward: Callable[[], object]) -> dict[str, float
     return dict(list(shares.items())[1:])
 
 
-def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) -> Model:
+def reestimated_statistics(model: Model, records: Records, log: Log) -> Model:
     """The model with its batch-norm statistics measured again on `records`, where it has any and where that lowers the
     loss; else as it was. Changing weights shifts what those statistics describe."""
     layers = [
@@ -60,7 +60,7 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
     if not layers:
         return model
     old = [({name: value.clone() for name, value in layer.named_buffers()}, layer.momentum) for layer in layers]
-    before = mean_loss(model, records.some(512), seed)
+    before = mean_loss(model, records.some(512))
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a plain average over all batches
@@ -72,9 +72,9 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
         for start in range(0, len(seen), 64):
             part = seen.list(slice(start, start + 64))
             if len(part) > 1:
-                model.outputs(model.collate(part, seed))
+                model.outputs(model.collate(part))
     model.net.eval()
-    after = mean_loss(model, records.some(512), seed)
+    after = mean_loss(model, records.some(512))
     better = after < before  # and not so where it is no number
     for layer, (statistics, momentum) in zip(layers, old):
         layer.momentum = momentum
@@ -87,12 +87,58 @@ def reestimated_statistics(model: Model, records: Records, seed: int, log: Log) 
 
 
 @torch.no_grad()
-def mean_loss(model: Model, records: Records, seed: int) -> float:
+def mean_loss(model: Model, records: Records) -> float:
     """The first player's mean loss, in eval mode."""
     sums = torch.zeros(2, dtype=torch.float64)
     player = next(iter(model.players))
     for start in range(0, len(records), 64):
-        batch = model.collate(records.list(slice(start, start + 64)), seed)
+        batch = model.collate(records.list(slice(start, start + 64)))
         total, count = model.family.loss(model.net, batch, player)
         sums += torch.stack([total.sum(), count.sum()]).double()
     return float(sums[0] / sums[1].clamp_min(1e-12))
+
+
+def read_raw(model: Model, records: Records) -> set[str]:
+    """The names of the modules out of which the net takes more than their results: it reads their stride and the like, or
+    their tensors without ever calling them. Whatever wraps such a module would go unseen, or fail."""
+    named = {id(module): name for name, module in model.net.named_modules() if module._parameters}
+    taken: dict[int, set[str]] = {key: set() for key in named}
+    called: set[int] = set()
+    watched = [module for module in model.net.modules() if id(module) in named]
+    for module in watched:
+        module.__class__ = watching_class(type(module), taken, called)
+    try:
+        batch = model.collate(records.list(slice(0, 2)))
+        with torch.no_grad():
+            for player in model.players:
+                model.family.loss(model.net, batch, player)
+    finally:
+        for module in watched:
+            module.__class__ = type(module).__mro__[1]
+    return {named[key] for key, names in taken.items() if names - WRAPPED or (names and key not in called)}
+
+
+WRAPPED = {"weight", "bias", "in_features", "out_features"}
+"""What a wrapper of a layer shows as well; asking for a type or a size through it is harmless."""
+
+
+def watching_class(original: type, taken: dict[int, set[str]], called: set[int]) -> type:
+    """A subclass that notes what is read of an instance while its forward pass does not run."""
+    inside: set[int] = set()
+
+    def forward(self, *args, **kwargs):
+        called.add(id(self))
+        inside.add(id(self))
+        try:
+            return original.forward(self, *args, **kwargs)
+        finally:
+            inside.discard(id(self))
+
+    def read(self, name: str):
+        if id(self) not in inside and not name.startswith("_") and name != "training":
+            state = object.__getattribute__(self, "__dict__")
+            if name in state or name in state["_parameters"]:
+                taken[id(self)].add(name)
+        return object.__getattribute__(self, name)
+
+    return type(original.__name__, (original,), {"forward": forward, "__getattribute__": read})

@@ -32,6 +32,8 @@ class Result:
     model: Model | None = None
     records: list[Record] | None = None
     report: dict[str, Any] | None = None
+    """What an operation found that only looks: a measurement, or whatever it finds with a `summary` of one line."""
+
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 

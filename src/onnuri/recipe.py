@@ -22,7 +22,7 @@ from .files import is_main_process, write_text
 BUILT_IN = Path(__file__).parent / "recipes"
 LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
 DEEPEST, MOST = 20, 10_000  # nesting and values of a recipe: an alias may stand for a bomb or for itself
-RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "steps")
+RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "window", "steps")
 REPORT_MARK = ".report"  # no step can be called so
 
 
@@ -86,7 +86,7 @@ def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
     text = {**load_yaml(path), **plain(changes, path)}
     if faults := form_faults(text):
         raise BadInput(*(f"{path}: {fault}" for fault in faults))
-    options = {key: text[key] for key in ("answer", "fields") if text.get(key)}
+    options = {key: text[key] for key in ("answer", "fields", "window") if text.get(key)}
     steps: dict[str, Step] = {}
     faults = list[str]()
     for name, body in text["steps"].items():
@@ -179,7 +179,7 @@ def there(path: Path) -> bool:
 
 
 def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step]) -> Step:
-    """One step; `model` and `student` name earlier steps or folders, everything else is a setting."""
+    """One step; `model`, `student` and `other` name earlier steps or folders, everything else is a setting."""
     given = next(iter(body.values())) or {} if isinstance(body, dict) and len(body) == 1 else None
     if not isinstance(given, dict) or not is_name(name):
         raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
@@ -188,7 +188,7 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         raise UnknownName(f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}")
     settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
-    inputs = {role: str(settings.pop(role)) for role in ("model", "student") if settings.get(role)}
+    inputs = {role: str(settings.pop(role)) for role in ("model", "student", "other") if settings.get(role)}
     if not before and "model" not in inputs:
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
     faults = [

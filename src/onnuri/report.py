@@ -46,8 +46,10 @@ EMPTY = {
     "machine": {},
     "promises": [],
     "warnings": [],
+    "licence": {},
     "energy": {},
     "before": None,
+    "parents": {},
     "after": None,
     "findings": None,
     "seconds": None,
@@ -117,8 +119,15 @@ def score_of(measurement: dict) -> tuple[str, float | None, str]:
 
 def measurements(steps: list[dict]) -> list[tuple[str, dict]]:
     """(name, measurement) of every model: what was there before the first step, then what each step made."""
+    return came_in(steps) + [(step["name"], step["after"]) for step in steps if step["after"]]
+
+
+def came_in(steps: list[dict]) -> list[tuple[str, dict]]:
+    """(name, measurement) of what was there before the first step, and of further models that no step made."""
     before = [("before", step["before"]) for step in steps[:1] if step["before"]]
-    return before + [(step["name"], step["after"]) for step in steps if step["after"]]
+    made = [step["after"] for step in steps]
+    others = {role: one for step in steps for role, one in step["parents"].items() if one and one not in made}
+    return before + list(others.items())
 
 
 def headline(measured: list[tuple[str, dict]], count: int, seconds: float | None) -> Pair:
@@ -217,11 +226,7 @@ def size_against_score(measured: list[tuple[str, dict]]) -> dict | None:
 
 def rows(steps: list[dict], measured: list[tuple[str, dict]]) -> list[dict]:
     """The table of all steps, after a line for what was there before them."""
-    before = [
-        {**EMPTY, "name": name, "operation": "", "after": one}
-        for name, one in measured[:1]
-        if one is steps[0]["before"]
-    ]
+    before = [{**EMPTY, "name": name, "operation": "", "after": one} for name, one in came_in(steps)]
     first = next((one["bytes"] for _, one in measured if one.get("bytes")), None)
     return [row(step, step["after"] or {}, first) for step in before + steps]
 
@@ -273,10 +278,32 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
 
 
 def shown(value: Any) -> Any:
-    """A value of a record as a person sees it: a picture or one line of text."""
+    """A value of a record as a person sees it: a picture, a series (its last channel), or one line of text."""
+    if is_series(value):
+        return Markup(draw.forecast(value[:, -1], {}))
     if isinstance(value, np.ndarray) and value.ndim >= 2:
         return Markup(draw.picture(value, alt="picture", size=96))
     return plain(value)
+
+
+def is_series(value: Any) -> bool:
+    """Whether a value is a series, (times, channels) of measured numbers; pixels are whole ones."""
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f" and value.size > 0
+
+
+def forecasts(one: dict) -> dict:
+    """A series that was continued: the last channel of the past, of the truth and of each answer in one chart."""
+    past = next((value for value in (one.get("question") or {}).values() if is_series(value)), one["answer"][:0])
+    found = {name: np.array((each or {}).get("answer"), float) for name, each in (one.get("said") or {}).items()}
+    said = {name: value for name, value in found.items() if value.shape == one["answer"].shape}
+    errors = {name: np.abs(value - one["answer"]).mean() for name, value in said.items()}
+    lines = {("truth", "정답"): one["answer"], **said}
+    return {
+        "chart": Markup(draw.forecast(past[:, -1], {name: value[:, -1] for name, value in lines.items()})),
+        "said": [{"name": name, "answer": f"± {number(error)}", "wrong": False} for name, error in errors.items()],
+        "fields": [],
+        "truth": None,
+    }
 
 
 def wrong(truth: Any, answer: Any) -> bool:
@@ -288,6 +315,8 @@ def wrong(truth: Any, answer: Any) -> bool:
 
 def sample(one: dict) -> dict:
     """A record with what each model said to it."""
+    if is_series(one.get("answer")):
+        return forecasts(one)
     fields = [(name, shown(value)) for name, value in (one.get("question") or {}).items()]
     truth, said = one.get("answer"), []
     for name, each in (one.get("said") or {}).items():
@@ -334,6 +363,14 @@ def promise_view(promise: dict) -> dict:
     return {"text": "", "sense": "", "kept": None, **promise, **figures}
 
 
+def license(found: dict) -> dict:
+    """The license of a model, those of the models that went in, and what they permit."""
+    parents = {one.get("path", ""): one.get("name") or one.get("id") for one in found.get("parents") or []}
+    lists = {name: "; ".join(found.get(name) or []) or None for name in ("conflicts", "conditions")}
+    known = {"license": found.get("name"), **(found.get("permitted") or {}), **parents, **lists}
+    return known | {"note": found.get("advice")} if found else {}
+
+
 def entry(step: dict) -> dict:
     """A ledger line, every part of it, for the folded list."""
     memory = step["peak_memory_bytes"] and size_text(step["peak_memory_bytes"])
@@ -345,6 +382,7 @@ def entry(step: dict) -> dict:
         (("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
         (("Inputs", "입력"), inputs),
         (("Output", "출력"), output),
+        (("License", "라이선스"), license(step["licence"])),
         (("Cost", "소요 자원"), cost),
         (("Versions", "버전"), step["versions"]),
         (("Machine", "장비"), step["machine"]),

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import __version__, ledger, machine, plan, registry
+from . import __version__, ledger, licence, machine, plan, registry
 from .data import Data
 from .errors import BadInput, BrokenPromise
 from .files import STATE, appear, fresh_folder, is_main_process, staging, write_text
@@ -94,11 +94,15 @@ def body(folder: Path, settings: Any, data: Data):
     """A model to train onward: opened as it is, or adopted for the labels of the data where another kind is asked for."""
     import torch
 
+    from .adapters import is_adapter
+    from .claims import claimed_by
     from .family import mix
     from .hub import check_folder, guarded
-    from .model import Model, claimed_by, open_model, read_pruned
+    from .model import Model, open_model, read_pruned
 
     check_folder(folder)
+    if is_adapter(folder):
+        return open_model(folder)
     family = registry.family(settings.family) if settings.family else claimed_by(folder)
     if guarded(family.claims, folder) and not settings.new_head:
         return open_model(folder)
@@ -132,8 +136,7 @@ def look(
     if operation.gives == "records" and out is not None:
         require_ending(out)
     found = opened(operation, settings, inputs, options)
-    if getattr(settings, "split", None) == "auto":
-        settings = settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
+    settings = resolved(settings, inputs, found)
     with Progress(operation.name, quiet) as log:
         result = operation.apply(settings, log, **found)
     if result.records is not None:
@@ -149,6 +152,13 @@ def look(
     if out is not None:
         write_text(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return report
+
+
+def resolved(settings: Settings, inputs: dict[str, str], found: dict[str, Any]) -> Settings:
+    """The settings with `auto` made plain where a split is asked for."""
+    if getattr(settings, "split", None) == "auto":
+        return settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
+    return settings
 
 
 def held_out(folder: Path, data: Data) -> str:
@@ -176,6 +186,7 @@ def transform(
     found = opened(operation, settings, inputs, options)
     found["data"].split("test")  # too few rows are known now, not when the work is done
     sources = described(inputs, found)
+    terms = inherited(operation, inputs, found)
     key = sha256(
         ledger.canonical(
             {
@@ -190,8 +201,8 @@ def transform(
     machine.forget_peak()
     started = datetime.now(UTC)
     with Progress(operation.name, quiet, partial / STATE, key) as log:
-        for fault in changed_since(operation, inputs):
-            log.warn(fault)
+        for text in [*changed_since(operation, inputs), *terms["conflicts"]]:
+            log.warn(text)
         result = operation.apply(settings, log, **found)
     lineage = parents(inputs, found, result)
     seconds, joules = log.spent()
@@ -202,8 +213,12 @@ def transform(
     folder = fresh_folder(partial / "result")
     write_model(result.model, folder)
     tensors = tensor_digest(result.model.net)
+    keep_notices(operation, inputs, folder)
+    data = found["data"]
+    del found  # the parents' weights make room for the result's
     result.model = open_model(folder)
-    kept = check_promises(operation, settings, inputs, found["data"], result, tensors)
+    kept = check_promises(operation, settings, inputs, data, result, tensors)
+    scores = {role: before(where, data) for role, where in model_folders(operation, inputs).items()}
     line: dict[str, Any] = {
         "operation": operation.name,
         "family": result.model.family.name,
@@ -219,15 +234,17 @@ def transform(
         "seconds": seconds,
         "peak_memory_bytes": machine.peak_memory(),
         "energy": machine.as_dict(energy),
-        "before": before(inputs, found["data"]),
+        "before": scores.pop("model", None),
+        "parents": scores,
         "after": None,
         "promises": kept,
         "findings": [vars(finding) for finding in result.findings],
         "warnings": log.warnings,
+        "licence": terms,
         "curves": thin(result.curves),
         "key": key,
     }
-    line["after"] = measured(result.model, found["data"], folder)
+    line["after"] = measured(result.model, data, folder)
     finish(folder, lineage, line)
     broken = [promise for promise in kept if not promise["kept"]]
     place = out.with_name(out.name + ".broken") if broken else out
@@ -245,8 +262,30 @@ def transform(
 def changed_since(operation: Operation, inputs: dict[str, str]) -> list[str]:
     """What was changed in the model folders after their last operation: it goes into the new ledger line, or a change
     would be covered up by the next operation."""
-    folders = [Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind]
+    folders = model_folders(operation, inputs).values()
     return [f"{folder}: {fault}" for folder in folders if ledger.read(folder) for fault in ledger.verify(folder)]
+
+
+def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Path]:
+    """{role: folder} of the inputs that are models; the one that the operation is done to is `model`."""
+    return {role: Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind}
+
+
+def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
+    """What the licenses of the models that come in say of the one that comes out. The base of an adapter counts as well;
+    the ledger of an adapter names it already."""
+    folders = list(model_folders(operation, inputs).values())
+    bases = [(one, found[role].base) for role, one in model_folders(operation, inputs).items()]
+    folders += [base.folder for one, base in bases if base and not ledger.read(one)]
+    return licence.combined([one for folder in folders for one in licence.origins(folder, ledger.read(folder))])
+
+
+def keep_notices(operation: Operation, inputs: dict[str, str], folder: Path) -> None:
+    """Copy the license texts and notices of further models to `licenses/ROLE`; those of the first are in the folder."""
+    for role, parent in model_folders(operation, inputs).items():
+        for path in licence.texts(parent) if role != "model" else ():
+            (folder / "licenses" / role).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / "licenses" / role / path.name)
 
 
 def check_promises(
@@ -289,18 +328,16 @@ def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
     return measure(model, test)
 
 
-def before(inputs: dict[str, str], data: Data) -> dict[str, Any] | None:
-    """The score of the model that came in: from its own ledger where it was measured on these data, else measured now."""
+def before(folder: Path, data: Data) -> dict[str, Any] | None:
+    """The score of a model that came in: from its own ledger where it was measured on these data, else measured now."""
     from .measure import measure
     from .model import open_model
 
-    if "model" not in inputs:
-        return None
-    lines = ledger.read(Path(inputs["model"]))
+    lines = ledger.read(folder)
     if lines and lines[-1].get("after") and any(e.get("digest") == data.digest for e in lines[-1]["inputs"]):
         return lines[-1]["after"]
     try:
-        model = open_model(inputs["model"])
+        model = open_model(folder)
         model.check(data.records)
         return measure(model, data.split("test"))
     except BadInput:  # a body without a head of its own, or with other labels, has no score

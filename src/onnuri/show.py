@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from .figures import scaled, size_text, time_text
+
 
 def result_text(result: dict[str, Any], out: str | None) -> str:
     """What one operation gave: a ledger line, a report, or where the records went."""
@@ -12,6 +14,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
         return "\n".join([*measurement_lines(result.get("after")), *promise_lines(result), f"written to {out}"])
     if "headline" in result:
         return "\n".join(measurement_lines(result))
+    if "peak_memory_bytes_per_second" in result:
+        return "\n".join([*cost_lines(result), *([f"written to {out}"] if out else [])])
     return f"written to {out}" if out else ""
 
 
@@ -32,6 +36,42 @@ def measurement_lines(m: dict[str, Any] | None) -> list[str]:
         f"{'energy':12} {energy['joules']:.3g} J per 1,000 answers ({energy['method']}, +- {energy['error']:.0%})",
     ]
     return lines
+
+
+def cost_lines(report: dict[str, Any]) -> list[str]:
+    """Size, time and memory of a model, predicted beside measured, and this machine's ceilings."""
+    roles = ", ".join(f"{role} {scaled(n, '', least=1)}" for role, n in report["parameters_by_role"].items())
+    kinds = ", ".join(f"{kind} {size_text(n)}" for kind, n in report["bytes_in_memory_by_type"].items())
+    peaks = [f"{kind} {scaled(report[f'peak_{kind}_flops_per_second'], 'FLOP/s')}" for kind in ("fp32", "bf16", "int8")]
+    lines = [
+        f"{'parameters':14} {report['parameters']:,}  ({roles or 'none of torch'})",
+        f"{'bytes':14} {size_text(report['bytes_on_disk'])} on disk, {size_text(report['bytes_in_memory'])} in memory  ({kinds})",
+        f"{'this machine':14} {', '.join(peaks)}, memory {scaled(report['peak_memory_bytes_per_second'], 'B/s')}, "
+        f"{report['threads']} threads, {size_text(report['machine_memory_bytes'])}",
+        "",
+        f"{'work':14} {'records':>7} {'FLOPs':>11} {'moved':>9} {'roofline':>9} {'predicted':>9} {'measured':>9}  bound by",
+    ]
+    lines += [
+        f"{one['work']:14} {one['records']:7} {scaled(one['flops'], 'FLOP', least=1):>11} {size_text(one['bytes_moved']):>9} "
+        f"{time_text(one['roofline_seconds']):>9} {time_text(one['predicted_seconds']):>9} "
+        f"{time_text(one['measured_seconds']):>9}  {one['bottleneck']}"
+        for one in report["work"]
+    ]
+    lines += [
+        "",
+        f"{'memory':14} {'records':>7} {'predicted':>11} {'measured':>9}  largest batch, and what it is made of",
+    ]
+    for one in report["memory"]:
+        made = ", ".join(
+            f"{name.removesuffix('_bytes')} {size_text(one[name])}"
+            for name in ("process_bytes", "weights_bytes", "gradients_bytes", "moments_bytes", "activations_bytes")
+            if name in one
+        )
+        lines.append(
+            f"{'to ' + one['work']:14} {one.get('records', '-'):>7} {size_text(one['predicted_bytes']):>11} "
+            f"{size_text(one.get('measured_bytes')):>9}  {one.get('largest_batch') or '-'}  ({made})"
+        )
+    return [*lines, *(f"{'note':14} {text}" for text in report["notes"])]
 
 
 def promise_lines(line: dict[str, Any]) -> list[str]:
@@ -68,6 +108,10 @@ def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
             f"{' ' if number == len(lines) - 1 else '│'}    {changed[:110]}",
         ]
         rows += [
+            f"{' ' if number == len(lines) - 1 else '│'}    {text}"
+            for text in (*parent_texts(line), *license_texts(line))
+        ]
+        rows += [
             f"{' ' if number == len(lines) - 1 else '│'}    {'kept' if p['kept'] else 'BROKEN'}: {p['text']} {p['value']:.3g}"
             for p in line["promises"]
         ]
@@ -81,6 +125,22 @@ def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
             if not any(text.startswith(f["name"]) for f in line["findings"])
         ]
     return "\n".join(rows)
+
+
+def parent_texts(line: dict[str, Any]) -> list[str]:
+    """The scores of further models that went in."""
+    return [
+        f"{role}: {one['headline'][0]} {one['scores'][one['headline'][0]]:.4g}"
+        for role, one in (line.get("parents") or {}).items()
+        if one
+    ]
+
+
+def license_texts(line: dict[str, Any]) -> list[str]:
+    """The license and what it permits, in one line; nothing where no other model went in."""
+    found = line.get("licence") or {}
+    permitted = "; ".join(f"{name}: {value}" for name, value in found.get("permitted", {}).items())
+    return [f"license: {found['name']}; {permitted}"] if found.get("parents") else []
 
 
 def recipe_text(result: dict[str, Any]) -> str:

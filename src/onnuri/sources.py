@@ -1,4 +1,4 @@
-"""Where records come from: csv, parquet, jsonl, images in a folder per class, text files, `builtin:` and `toy:`.
+"""Where records come from: csv, parquet, jsonl, images or sounds in a folder per class, texts, `builtin:` and `toy:`.
 
 A source larger than LARGE bytes is converted once, streaming, to a row store in the cache folder and memory-mapped from
 there: rows are then read at random without holding the table in memory.
@@ -17,9 +17,10 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from . import registry
+from . import registry, sounds
 from .data import Data, Kind, Record, Records, as_label, guess_answer, records_of
 from .errors import BadInput, BadSettings, UnknownName, needs_extra, propose
+from .windows import series_of, windowed
 
 LARGE = 256 * 2**20
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
@@ -30,8 +31,11 @@ BUILTIN = ("digits", "breast_cancer", "diabetes", "iris", "wine")
 KINDS = get_args(Kind)
 
 
-def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | None = None) -> Data:
-    """Open `builtin:NAME`, `toy:FAMILY`, a file or a folder. `fields` keeps and retypes columns, `answer` names one.
+def open_data(
+    source: str, answer: str | None = None, fields: dict[str, Kind] | None = None, window: Any = None
+) -> Data:
+    """Open `builtin:NAME`, `toy:FAMILY`, a file or a folder. `fields` keeps and retypes columns, `answer` names one;
+    `window` cuts a table with a row per time step into a past and a future (`windows.windowed`).
 
     Raises BadInput for what cannot be read, and for an empty source.
     """
@@ -42,6 +46,12 @@ def open_data(source: str, answer: str | None = None, fields: dict[str, Kind] | 
         records, official = read_path(Path(source))
     if not len(records):
         raise BadInput(f"{source} holds no rows")
+    if window:
+        if official:
+            raise BadInput(
+                f"{source} is divided already; windows are cut from one table", hint="name one of its tables"
+            )
+        return windowed(source, records, window, answer, fields)
     return Data(source, choose(records, answer, fields), official, records)
 
 
@@ -54,6 +64,9 @@ def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None)
     missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
     if missing:
         raise BadInput(*(f"there is no column '{name}'; {propose(name, records.fields)}" for name in missing))
+    unlike = {name: kind for name, kind in (fields or {}).items() if kind != records.fields[name]}
+    if bad := [name for name, kind in unlike.items() if {kind, records.fields[name]} & {"image", "audio", "series"}]:
+        raise BadInput(*(f"'{name}' holds {records.fields[name]}, not {unlike[name]}" for name in bad))
     kinds: dict[str, Kind] = dict(records.fields)
     kinds.update(fields or {})
     answer = answer or records.answer or guess_answer(kinds)
@@ -99,7 +112,7 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
     if len(parts) == 2:
         return read_parts([parts["train"], parts["test"]])
     if (path / "train").is_dir() and (path / "test").is_dir():
-        return read_image_folders([path / "train", path / "test"])
+        return read_class_folders([path / "train", path / "test"])
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
     texts = sorted(path.rglob("*.txt"))
     if len(tables) == 1:
@@ -110,12 +123,12 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
             hint="name one of them, or call two of them train and test",
         )
     if any(p.is_dir() for p in path.iterdir()) and not texts:
-        return read_image_folders([path])
+        return read_class_folders([path])
     if texts:
         return text_records([piece for p in texts for piece in chunks(read_text(p))]), {}
     raise BadInput(
-        f"{path} holds no table, no text and no folders of images",
-        hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images per class",
+        f"{path} holds no table, no text and no folders of images or sounds",
+        hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images or sounds per class",
     )
 
 
@@ -176,7 +189,7 @@ def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
 
     def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
         frame = take(rows)
-        columns = [read_column(frame[name], fields[name], path) for name in names]
+        columns = [read_column(frame[name], fields[name], path, rows) for name in names]
         return [dict(zip(names, values)) for values in zip(*columns)]
 
     return Records(get, range(count), fields, guess_answer(fields))
@@ -230,13 +243,22 @@ def kind_of(column: pl.Series, name: str) -> Kind:
     if column.dtype.is_numeric():
         return "number"
     if column.dtype == pl.Binary or (isinstance(column.dtype, pl.Struct) and "bytes" in column.struct.fields):
-        return "image"
+        files = bytes_of(column).drop_nulls()
+        return "audio" if len(files) and sounds.is_sound(files[0]) else "image"
+    if holds_series(column.dtype):
+        return "series"
     if column.dtype != pl.String:
         return "category"
     words = column.drop_nulls()
     long = (words.str.len_chars().mean() or 0) > 20  # type: ignore[operator]
     many = words.n_unique() > 0.5 * max(len(words), 1) and len(words) >= 20
     return "text" if long or many or name.lower() in ("text", "document", "sentence", "prompt") else "category"
+
+
+def holds_series(kind: pl.DataType) -> bool:
+    """Whether a cell is a list of numbers, or of lists of them."""
+    inner = kind.inner if isinstance(kind, (pl.List, pl.Array)) else None
+    return inner is not None and (inner.is_numeric() or holds_series(inner))  # type: ignore[union-attr, arg-type]
 
 
 def holds_classes(values: Iterable[float | None]) -> bool:
@@ -250,11 +272,21 @@ def holds_classes(values: Iterable[float | None]) -> bool:
     return len(seen) < 0.2 * count
 
 
-def read_column(column: pl.Series, kind: Kind, path: Path) -> list:
+def bytes_of(column: pl.Series) -> pl.Series:
+    """The content of files, which a column holds itself or in its member `bytes`."""
+    return column if column.dtype == pl.Binary else column.struct.field("bytes")
+
+
+def read_column(column: pl.Series, kind: Kind, path: Path, rows: Sequence[int]) -> list:
+    """The values of a part of a column; `rows`: where they stand in the table."""
     if kind == "number":
         return [None if v is None or v != v else float(v) for v in column.to_list()]
     if kind == "image":
-        return [decode_image(v.get("bytes") if isinstance(v, dict) else v, path) for v in column.to_list()]
+        return [decode_image(v, path) for v in bytes_of(column).to_list()]
+    if kind == "audio":
+        return [sounds.decode_sound(v, f"{path}, row {row},") for v, row in zip(bytes_of(column).to_list(), rows)]
+    if kind == "series":
+        return [series_of(v, f"{path}, row {row},") for v, row in zip(column.to_list(), rows)]
     if kind == "category":
         return [as_label(v) for v in column.to_list()]
     return [v or "" for v in column.to_list()]
@@ -274,19 +306,26 @@ def decode_image(source: bytes | Path | None, path: Path) -> np.ndarray:
         raise BadInput(f"{path} holds an image that cannot be read: {error}") from error
 
 
-def read_image_folders(roots: list[Path]) -> tuple[Records, dict[str, Sequence[int]]]:
-    """One folder per class below each root; the classes' folder names are the labels."""
-    files = [[p for p in sorted(root.rglob("*")) if p.suffix.lower() in IMAGES] for root in roots]
+def read_class_folders(roots: list[Path]) -> tuple[Records, dict[str, Sequence[int]]]:
+    """One folder of images or of sounds per class below each root; the classes' folder names are the labels."""
+    endings: dict[Kind, tuple[str, ...]] = {"image": IMAGES, "audio": sounds.ENDINGS}
+    kinds: dict[str, Kind] = {ending: kind for kind, group in endings.items() for ending in group}
+    files = [[p for p in sorted(root.rglob("*")) if p.suffix.lower() in kinds] for root in roots]
     paths = [p for part in files for p in part]
-    if not paths:
-        raise BadInput(f"{roots[0]} holds no images", hint=f"one folder per class, files ending in {', '.join(IMAGES)}")
+    found: list[Kind] = list(dict.fromkeys(kinds[p.suffix.lower()] for p in paths))
+    if len(found) != 1:
+        what = "holds images and sounds at once" if found else "holds no images and no sounds"
+        raise BadInput(f"{roots[0]} {what}", hint=f"one folder per class, files ending in {', '.join(kinds)}")
+    kind = found[0]
     labels = [p.parent.name for p in paths]
 
     def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
-        read = {"image": lambda i: decode_image(paths[i], paths[i]), "label": lambda i: labels[i]}
+        decode = decode_image if kind == "image" else sounds.decode_sound
+        read = {kind: lambda i: decode(paths[i], paths[i]), "label": lambda i: labels[i]}
         return [{name: read[name](i) for name in names} for i in rows]
 
-    records = Records(get, range(len(paths)), {"image": "image", "label": "category"}, "label")
+    fields: dict[str, Kind] = {kind: "image" if kind == "image" else "audio", "label": "category"}
+    records = Records(get, range(len(paths)), fields, "label")
     if len(roots) == 1:
         return records, {}
     return records, {"train": range(len(files[0])), "test": range(len(files[0]), len(paths))}

@@ -28,6 +28,15 @@ def bf16_pays(net: nn.Module, device: torch.device) -> bool:
     return native and sum(p.numel() for p in net.parameters()) >= LARGE_NET
 
 
+def widen(net: nn.Module) -> None:
+    """Masters in fp32 for all that is trained: short types would lose the small updates. What is frozen keeps its type."""
+    if all(parameter.requires_grad for parameter in net.parameters()):
+        net.float()
+    for parameter in net.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def compiled_if_it_pays(loss: Loss, batch: Batch, player: str, log: Log) -> Loss:
     """The compiled loss where forward and backward are faster than eagerly by GAIN on this batch, else the eager one."""
     compiled = torch.compile(loss, dynamic=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onnuri import registry
-from onnuri.errors import Refusal
+from onnuri.errors import BadSettings, Refusal
 from onnuri.family import Generators
 from onnuri.model import Model, count_parameters
 from onnuri.operation import Quiet
@@ -70,3 +70,34 @@ def test_what_is_refused():
     other = Model(teacher.family, teacher.net, turned)
     with pytest.raises(Refusal, match="mean different things"):
         apply(Settings(), Quiet(), teacher, data, student=other)
+
+
+def test_a_student_begins_with_some_of_the_teachers_blocks():
+    teacher, data = started("tabular", layers=4)
+    before = {name: tensor.clone() for name, tensor in teacher.net.state_dict().items()}
+    result = apply(Settings(depth=0.5, steps=1, learning_rate=1e-12, weight_decay=0), Quiet(), teacher, data)
+    student = result.model.net.state_dict()
+    assert list(result.model.blocks) == ["layers.0", "layers.1"]
+    for new, old in (("layers.0", "layers.0"), ("layers.1", "layers.3")):  # the first and the last
+        torch.testing.assert_close(student[f"{new}.up.weight"], before[f"{old}.up.weight"], rtol=0, atol=1e-9)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (Settings(depth=0.5, size=0.5), "'size' has no effect beside 'depth'"),
+        (Settings(depth=0.5, family="tabular"), "'depth' has no effect on a student that is named"),
+        (Settings(depth=0.9), "keeps all 2 blocks"),
+    ],
+)
+def test_a_depth_without_effect_is_an_error(settings, text):
+    teacher, data = started("tabular")
+    with pytest.raises(BadSettings, match=text):
+        apply(settings, Quiet(), teacher, data)
+
+
+def test_a_forest_has_no_depth():
+    teacher, data = started("forest")
+    with pytest.raises(Refusal):
+        apply(Settings(depth=0.5), Quiet(), teacher, data)

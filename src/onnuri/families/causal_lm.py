@@ -23,8 +23,8 @@ from torch import nn
 from ..data import Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family
-from ..hub import adopt_hub, guarded, hub_blocks, keep_blocks, merged, peek, read_hub, write_hub
-from . import next_token, vocabulary, widths
+from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
+from . import depth, next_token, vocabulary, widths
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -265,7 +265,7 @@ FAMILY = Family(
     headline=lambda assets: ("bits_per_byte", "down"),
     players=lambda net: {"net": net},
     blocks=hub_blocks,
-    keep=keep_blocks,
+    keep=depth.keep_layers,
     tiny=tiny,
     toy=toy,
 )

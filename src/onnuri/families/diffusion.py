@@ -23,6 +23,7 @@ from ..data import Kind, Record, Records, records_of
 from ..errors import BadSettings, Refusal
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from . import depth
 from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
 
 NOISE = (
@@ -277,7 +278,7 @@ FAMILY = Family(
     headline=headline,
     players=players,
     blocks=blocks,
-    keep=hub.keep_blocks,
+    keep=depth.refuse,
     tiny=tiny,
     toy=toy,
 )

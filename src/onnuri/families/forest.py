@@ -6,7 +6,7 @@ holds no code and opens in LightGBM. `forest_text.py` checks it first. `tables.p
 Letters: B records, F columns, D labels (1 where the answer is a number).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -203,6 +203,10 @@ def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     return {}
 
 
+def keep(net: nn.Module, table: Table, names: Collection[str]) -> tuple[nn.Module, Table]:
+    raise Refusal("a forest has no blocks in a row: its trees stand side by side", GROW)
+
+
 def tiny() -> dict:
     return {"rounds": 20, "learning_rate": 0.2, "leaves": 8, "leaf_rows": 3}
 
@@ -220,5 +224,6 @@ FAMILY = replace(
     sample=sample,
     players=players,
     blocks=blocks,
+    keep=keep,
     tiny=tiny,
 )

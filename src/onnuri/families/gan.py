@@ -24,6 +24,7 @@ from ..errors import BadInput, BadSettings, Refusal
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.dcgan import GROUPS, Gan, faults_of
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from . import depth
 
 MODEL_TYPE = "onnuri_gan"
 DEFAULTS = {"size": None, "channels": None, "width": 32, "latent": 64}
@@ -225,7 +226,7 @@ FAMILY = Family(
     headline=headline,
     players=players,
     blocks=blocks,
-    keep=hub.keep_blocks,
+    keep=depth.refuse,
     tiny=tiny,
     toy=toy,
 )

@@ -23,6 +23,16 @@ def is_classifier(folder: Path, ending: str) -> bool:
     return isinstance(names, list) and any(str(name).endswith(ending) for name in names)
 
 
+def hears(folder: Path) -> bool:
+    """Does config.json name an architecture that transformers counts among its classifiers of sound? Their names may end
+    as those of classifiers of texts do."""
+    if not is_classifier(folder, "Classification"):
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as known
+
+    return any(is_classifier(folder, name) for name in known.values())
+
+
 def require_one_label(folder: Path) -> None:
     """BadInput for a head that answers with several labels at once or with a quantity."""
     config = hub.read_json(folder / "config.json")

@@ -8,7 +8,7 @@ Batch: pixel_values (B, C, H, W) float32, labels (B,) int64.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
-from ..nets.convnet import GROUP, ConvNet, design_of
-from . import heads, labels
+from ..nets.convnet import GROUP, ConvNet, design_of, stage_widths
+from . import depth, heads, labels
 
 MODEL_TYPE = "onnuri_convnet"
 DEFAULTS = {"image_size": None, "channels": None, "width": 32, "depth": 1}
@@ -206,6 +206,17 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     return heads.like(AutoModelForImageClassification, net, scale, generator), assets
 
 
+def keep(net: Any, assets: Assets, names: Collection[str]) -> tuple[nn.Module, Assets]:
+    """See Family.keep. Of a ConvNet as many blocks in each stage, the first of them always: it changes the shape."""
+    if not isinstance(net, ConvNet):
+        return depth.keep_layers(net, assets, names)
+    kept = depth.chosen(hub.hub_blocks(net), names)
+    each = len(kept["blocks"]) // len(stage_widths(net.design))
+    with torch.device("meta"):
+        smaller = ConvNet(replace(net.design, depth=each))
+    return depth.filled(smaller, net, kept), assets
+
+
 # ------------------------------------------------------------------------------------ records in, answers out
 
 
@@ -309,7 +320,7 @@ FAMILY = Family(
     headline=lambda assets: ("accuracy", "up"),
     players=lambda net: {"classifier": net},
     blocks=hub.hub_blocks,
-    keep=hub.keep_blocks,
+    keep=keep,
     tiny=lambda: {"width": 16, "depth": 1},
     toy=toy,
 )

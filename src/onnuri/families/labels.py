@@ -29,11 +29,11 @@ def question_of(records: Records, kind: Kind, also: Kind | None = None) -> str:
 
 
 def learn_labels(records: Records) -> tuple[str, ...]:
-    """The labels in order; BadInput where the answer is a picture or a quantity."""
+    """The labels in order; BadInput where the answer is a picture, a sound, a series or a quantity."""
     name = required_answer(records)
     kind = records.fields[name]
-    if kind == "image":
-        raise BadInput(f"the answer '{name}' holds pictures, a classifier needs labels", hint="--answer NAME")
+    if kind in ("image", "audio", "series"):
+        raise BadInput(f"the answer '{name}' holds {kind}, a classifier needs labels", hint="--answer NAME")
     if kind == "number" and any(value and value % 1 for value in records.column(name)):
         raise BadInput(
             f"the answer '{name}' holds numbers with fractions, a classifier needs labels",

@@ -6,7 +6,7 @@ labels), model.safetensors the weights. The net is `nets/table_net.py`; what the
 Letters: B records, N number columns, C category columns, D labels (1 where the answer is a number).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.table_net import TableNet
-from . import labels, tables
+from . import depth, labels, tables
 from .tables import Table
 
 MODEL_TYPE = "onnuri_table_net"
@@ -161,6 +161,14 @@ def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     return {f"layers.{place}": (layer, -1) for place, layer in enumerate(cast(TableNet, net).layers)}
 
 
+def keep(net: nn.Module, table: Table, names: Collection[str]) -> tuple[nn.Module, Table]:
+    """See Family.keep. Every layer adds to what the one before gave, so that any can go."""
+    kept = depth.chosen(blocks(net), names)
+    with torch.device("meta"):
+        smaller = build(table, {**design_of(net), "layers": len(kept["layers"])})
+    return depth.filled(smaller, net, kept), table
+
+
 def tiny() -> dict:
     return {"width": 16, "layers": 2, "embedding": 4, "bins": 8, "dropout": 0.0}
 
@@ -185,7 +193,7 @@ FAMILY = Family(
     headline=tables.headline,
     players=players,
     blocks=blocks,
-    keep=hub.keep_blocks,
+    keep=keep,
     tiny=tiny,
     toy=tables.toy,
 )

@@ -23,7 +23,7 @@ from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime
-from . import heads, labels, vocabulary, widths
+from . import depth, heads, labels, vocabulary, widths
 
 DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
@@ -46,7 +46,7 @@ class Assets:
 
 
 def claims(folder: Path) -> bool:
-    return heads.is_classifier(folder, "ForSequenceClassification")
+    return heads.is_classifier(folder, "ForSequenceClassification") and not heads.hears(folder)
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
@@ -275,7 +275,7 @@ FAMILY = Family(
     headline=lambda assets: ("accuracy", "up"),
     players=lambda net: {"classifier": net},
     blocks=hub.hub_blocks,
-    keep=hub.keep_blocks,
+    keep=depth.keep_layers,
     tiny=lambda: {"hidden_size": 32, "num_layers": 1, "max_length": 32, "vocab_size": 300, "dropout": 0.0},
     toy=toy,
 )

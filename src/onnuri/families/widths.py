@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import Refusal
 from ..family import seeded
+from ..weightnorm import fold_norms
 
 WIDTHS = (
     "intermediate_size",
@@ -32,11 +33,16 @@ WIDTHS = (
     "hidden_dim",
     "d_model",
     "n_embd",
+    "conv_dim",
+    "classifier_proj_size",
 )
 """How the names end under which configs keep the width of a layer, in channels; `dim` alone is one as well."""
 
 DIVISORS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "attention_heads", "groups_width", "num_groups")
 """How the names end of what must divide a width."""
+
+PARTS = ("embedding_groups",)
+"""How the names end of counts of groups into which the hidden size is cut, however few are left."""
 
 MULTIPLIERS = ("depth_multiplier", "width_coefficient", "width_multiplier")
 SMALLEST = 1e-3  # of such a factor: 0 would leave a net without channels
@@ -47,7 +53,7 @@ def fresh(auto: Any, config: Any, scale: float, generator: torch.Generator, dtyp
     alone. Refusal where such a net cannot be built."""
     try:
         with seeded(generator):
-            return auto.from_config(scaled(config, scale), dtype=dtype).eval()
+            return fold_norms(auto.from_config(scaled(config, scale), dtype=dtype).eval())
     except Refusal:
         raise
     except Exception as error:  # each architecture checks its config in its own way
@@ -90,6 +96,9 @@ def scaled(config: Any, scale: float) -> Any:
         setattr(config, name, value)
     if heads and hidden:
         scale_heads(config, heads, hidden, scale)
+    for name in entries:
+        if name.endswith(PARTS) and hidden:
+            setattr(config, name, math.gcd(entries[name], config.hidden_size))
     return config
 
 

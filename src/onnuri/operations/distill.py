@@ -3,10 +3,10 @@
 The student's loss is `weight` parts agreement with the teacher's outputs and the rest its own loss on the true answers.
 Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
 squared error, in units of the teacher's variance, for values. Differences to the paper: it is summed over places and
-records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same.
+records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same; it
+may begin as the teacher with fewer blocks (DistilBERT: Sanh et al., arXiv:1910.01108).
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..attach import bake, is_packed
+from ..attach import plain_copy
+from ..blocks import spaced, with_blocks
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal
 from ..family import mix
@@ -31,6 +32,12 @@ SEARCH_STEPS = 12  # halvings of the interval in which the student's width is so
 
 class Settings(FitSettings):
     size: float = Field(0.1, gt=0, le=1, description="the student's share of the teacher's parameters, same design")
+    depth: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the teacher's blocks that the student begins with, as they are; then not --size. 1: a fresh student",
+    )
     family: str = Field("", description="another kind of student; then --config gives its design, not --size")
     config: dict = Field({}, description="the design of a student of another kind, as NAME=VALUE,...")
     temperature: float = Field(2.0, gt=0, description="how much both distributions are softened")
@@ -41,7 +48,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
     """A student fitted to the answers of `model` on the train split."""
     require_effect(settings, student)
     train = data.split("train")
-    fresh = student is None
+    fresh = student is None and settings.depth == 1
     student = student or new_student(settings, model, train)
     student.check(data.records)
     student.require_players()
@@ -60,6 +67,10 @@ def require_effect(settings: Settings, student: Model | None) -> None:
     faults = []
     if "size" in settings.model_fields_set and (there or other_kind):
         faults.append("'size' has no effect on a student that is named")
+    if settings.depth < 1 and (there or other_kind):
+        faults.append("'depth' has no effect on a student that is named")
+    if settings.depth < 1 and "size" in settings.model_fields_set:
+        faults.append("'size' has no effect beside 'depth': the blocks that are left say how large the student is")
     if other_kind and there:
         faults.append("'family' has no effect on a student that is there")
     if settings.config and not other_kind:
@@ -69,7 +80,8 @@ def require_effect(settings: Settings, student: Model | None) -> None:
 
 
 def new_student(settings: Settings, teacher: Model, records) -> Model:
-    """A random student: of the teacher's own design and `size` times its parameters, or of the family asked for."""
+    """A random student, of the teacher's own design and `size` times its parameters or of the family asked for; or the
+    teacher itself with `depth` of its blocks."""
     generator = torch.Generator().manual_seed(mix(settings.seed, 1))
     if settings.family:
         family = find_family(settings.family)
@@ -79,19 +91,30 @@ def new_student(settings: Settings, teacher: Model, records) -> Model:
             "a student of this teacher's own design could not follow a gradient",
             "a student of another kind that answers the same: --family NAME",
         )
+    if settings.depth < 1:
+        return shallower(teacher, settings.depth)
     return sized(teacher, settings.size, mix(settings.seed, 1))
+
+
+def shallower(teacher: Model, share: float) -> Model:
+    """The teacher with `share` of its blocks, tensors of its own. BadSettings where that is all of them."""
+    names = spaced(teacher, share)
+    if len(names) == len(teacher.blocks):
+        raise BadSettings(
+            f"'depth' {share:g} has no effect: it keeps all {len(names)} blocks", hint="a smaller --depth"
+        )
+    return with_blocks(teacher, names)
 
 
 def sized(teacher: Model, size: float, seed: int) -> Model:
     """The widest fresh net of the teacher's design with at most `size` times its parameters (widths are whole numbers,
     so it can be somewhat smaller, and never less than the narrowest)."""
     wanted = size * count_parameters(teacher.net)
-    plain = copy.deepcopy(teacher.net) if is_packed(teacher.net) else teacher.net
-    bake(plain)  # codes have no shapes of parameters
+    plain = plain_copy(teacher.net)  # codes have no shapes of parameters
 
     def at(scale: float) -> Model:
         made = teacher.family.like(plain, teacher.assets, scale, torch.Generator().manual_seed(seed))
-        return Model(teacher.family, *made, folder=teacher.folder)
+        return Model(teacher.family, *made, folder=teacher.files)
 
     low, high = 0.0, 1.0
     best = at(low + 1e-6)
@@ -171,7 +194,7 @@ def divergence_of(settings: Settings, teacher: Model, records: Records) -> Calla
 
 
 def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
-    if inputs.get("student") or settings.family or result.model is None:
+    if inputs.get("student") or settings.family or settings.depth < 1 or result.model is None:
         return None
     return count_parameters(result.model.net) / count_parameters(inputs["model"].net) / settings.size
 

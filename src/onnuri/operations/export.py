@@ -24,6 +24,7 @@ from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 
 LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
+NEAR_ZERO = 1e-6  # numbers below it are taken for zero somewhere in the exporter's rules, from 1e-8 on
 LEAST_ROW = 3  # numbers in a row from which lying on a grid of int8 steps is no accident
 
 
@@ -100,37 +101,83 @@ def trace(model: Model, records: Records, opset: int):
         name: {axis: torch.export.Dim.DYNAMIC for axis in range(t.dim()) if axis == 0 or varies(batches, name, axis)}
         for name, t in example.items()
     }
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent, as it should be
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            Graph(model).eval(),
-            kwargs={"batch": example},
-            dynamo=True,
-            dynamic_shapes={"batch": axes},
-            opset_version=opset,
-            input_names=list(example),
-            output_names=["values", "mask"],
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    for part in [
-        *graph.graph.node,
-        *graph.graph.input,
-        *graph.graph.output,
-        *graph.graph.value_info,
-        graph.graph,
-        *graph.functions,
-    ]:
-        part.ClearField(
-            "metadata_props"
-        )  # the exporter's stack traces: paths of this machine, and most of a small file
-        part.ClearField("doc_string")
+    graph = traced(model, example, axes, opset)
+    for part in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.functions]:
+        forget_machine(part)
+    forget_machine(graph.graph)
     used = {name for node in graph.graph.node for name in node.input}
     for unused in [entry for entry in graph.graph.input if entry.name not in used]:
         graph.graph.input.remove(unused)  # an entry of the batch that only the loss reads
     return graph
+
+
+def traced(model: Model, example: dict, axes: dict, opset: int):
+    """What torch's exporter makes of the net. Refusal where it cannot follow its forward pass."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent, as it should be
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                Graph(model).eval(),
+                kwargs={"batch": example},
+                dynamo=True,
+                dynamic_shapes={"batch": axes},
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None
+            optimize(program)
+            rename(program.model.graph, list(example), ["values", "mask"])
+        except Exception as error:  # whatever a forward pass does that a graph cannot say
+            raise Refusal(
+                f"torch cannot make one graph of this net for inputs of any size: {root_cause(error)}",
+                "predict and evaluate run it as it is; quantize makes it smaller",
+            ) from error
+    return program.model_proto
+
+
+def optimize(program) -> None:
+    """Let the exporter simplify its graph, but not take a sum with 1e-8 for one with zero, as its rules do: that term is
+    what keeps a net from dividing by nothing. Under a name that the rules do not know, such sums are left alone."""
+    small = [node for node in program.model.graph if node.op_type == "Add" and any(map(is_small, node.inputs))]
+    for node in small:
+        node.op_type = "SmallAdd"
+    program.optimize()
+    for node in program.model.graph:
+        if node.op_type == "SmallAdd":
+            node.op_type = "Add"
+
+
+def rename(graph, inputs: list[str], outputs: list[str]) -> None:
+    """Name what goes in and what comes out; another value that bears one of these names gets a longer one."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name in (*inputs, *outputs):
+                value.name = f"{value.name}_within"
+    for value, name in (*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)):
+        value.name = name
+
+
+def is_small(value) -> bool:
+    """Whether an input of a node is one constant number near zero."""
+    from onnx_ir.convenience import get_const_tensor
+
+    constant = get_const_tensor(value) if value is not None else None
+    return constant is not None and constant.size == 1 and 0 < abs(float(constant.numpy().item())) < NEAR_ZERO
+
+
+def root_cause(error: BaseException) -> str:
+    """What the innermost error says, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def forget_machine(part) -> None:
+    """Drop the exporter's stack traces: paths of the machine, and most of a small file."""
+    part.ClearField("metadata_props")
+    part.ClearField("doc_string")
 
 
 def without_answers(model: Model, records: Records, part: slice, question: dict, short: bool = False) -> dict:

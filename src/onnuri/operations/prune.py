@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..attach import require_float
+from ..attach import require_plain
 from ..data import Data
 from ..errors import Refusal
 from ..model import Model
@@ -27,12 +27,11 @@ class Settings(Base):
     scope: Literal["matrix", "row"] = Field(
         "matrix", description="rank the numbers within a matrix, or within each of its rows"
     )
-    seed: int = Field(0, ge=0, description="seed of the records on which batch-norm statistics are measured again")
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with `share` of every matrix at zero."""
-    require_float(model.net, "prune")
+    require_plain(model.net, "prune")
     found = weights(model.net, *ROLES)
     if not found:
         raise Refusal(
@@ -46,7 +45,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             log.progress(number + 1, len(found), "matrices pruned")
     pruned = tuple(dict.fromkeys([*model.pruned, *(weight.name for weight in found)]))
     model = replace(model, pruned=pruned)
-    return Result(model=reestimated_statistics(model, data.split("train"), settings.seed, log))
+    return Result(model=reestimated_statistics(model, data.split("train"), log))
 
 
 def keep(matrix: Tensor, settings: Settings) -> Tensor:

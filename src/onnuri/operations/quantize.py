@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from .. import measure
-from ..attach import pack, packed_weights, require_float
+from ..attach import pack, packed_weights, require_plain
 from ..data import Data
 from ..errors import Refusal
 from ..model import Model
@@ -29,7 +29,7 @@ class Settings(Base):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with its matrices packed."""
-    require_float(model.net, "quantize")
+    require_plain(model.net, "quantize")
     roles = ROLES if settings.embeddings else ROLES[:-1]
     found = weights(model.net, *roles)
     if not found:

@@ -1,0 +1,241 @@
+"""Facts of a family about models and answers: making them, asking them, judging them, looking inside."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data import Record, Sound
+from ..errors import Refusal
+from ..family import Batch, Family, Outputs, Session
+from ..model import Model, count_parameters, tensor_digest
+from .computing import KEYS, four
+from .storing import refuses, tensors
+from .subject import ANSWER, TOLERANCE, Subject, chance, gap, require, unlike
+
+
+def new_model(subject: Subject) -> str:
+    """`start` depends on config, records and generator alone, and knows every entry of its config."""
+    with chance(1):
+        one = subject.new(0)
+    with chance(2):
+        other, third = subject.new(0), subject.new(1)
+    require(tensor_digest(one.net) == tensor_digest(other.net), "start with the same generator gives other tensors")
+    if one.players:
+        require(
+            tensor_digest(one.net) != tensor_digest(third.net), "start with another generator gives the same tensors"
+        )
+    require(not one.net.training, "start must give a net in eval mode")
+    require(refuses(lambda: subject.new(0, no_such_entry=1)), "start takes a config entry that does not exist")
+    return f"{count_parameters(one.net):,} parameters, the same for the same generator"
+
+
+def asked_for(subject: Subject) -> str:
+    """`fields` names what the data have, the answer by the data's own name."""
+    question, (answer, kind) = subject.family.fields(subject.model.assets)
+    have = subject.records.fields
+    require(answer == ANSWER, f"the answer of the data is called '{ANSWER}', fields says '{answer}'")
+    lacking = [name for name in question if name not in have]
+    require(not lacking, f"fields asks for {', '.join(lacking)}; the data have {', '.join(have)}")
+    require(answer not in question, "the answer is among the questions")
+    subject.model.check(subject.records)
+    return f"asks {', '.join(question) or 'nothing'}; answers {kind}"
+
+
+# --------------------------------------------------------------------------------------------------------- asking, judging
+
+
+def answers(subject: Subject) -> str:
+    """Answers have the right kind; each is its own record's and its own generator's."""
+    model, rows = subject.model, four(subject)
+    family, (answer, kind) = subject.family, subject.family.fields(subject.model.assets)[1]
+    for given in (rows, model.asked(rows)):
+        found = model.sample(given, keys=KEYS)
+        require(len(found) == len(given), f"{len(given)} records in, {len(found)} out")
+        for before, after in zip(given, found):
+            lost = [name for name in before if name != answer and unlike(before[name], after.get(name), 0)]
+            require(not lost, f"sample changed {', '.join(lost)} of a record")
+            require(isinstance(after.get(f"{answer}_scores"), dict), f"sample must fill '{answer}_scores' with a dict")
+            value = after.get(answer)
+            require(is_kind(value, kind), f"the answer must be {kind}, found {type(value).__name__} {value!r:.40}")
+            axis = family.axis(model.assets)
+            if kind == "category" and isinstance(axis, tuple):
+                require(value in axis, f"the answer {value!r} is none of the labels")
+        with chance(9):
+            again = model.sample(given, keys=KEYS)
+        require(not unlike(found, again), "sample gives other answers with the same generators")
+        for i, key in enumerate(KEYS):
+            alone = model.sample(given[i : i + 1], keys=[key])
+            require(not unlike(found[i], alone[0]), "the answer to a record depends on the other records asked with it")
+    if kind != "text":  # a text that is there may be judged instead of being written anew
+        told, asked = model.sample(rows, keys=KEYS), model.sample(model.asked(rows), keys=KEYS)
+        require(not unlike(told, asked), "sample looks at the answer that it is asked for")
+    return f"{len(KEYS)} answers of kind {kind}, each its own{noise_of(subject, rows)}"
+
+
+def noise_of(subject: Subject, rows: list[Record]) -> str:
+    """Where what the net computes for a question holds noise, the answers must follow the generators."""
+    model, asked = subject.model, subject.model.asked(rows)
+    one, other = (model.outputs(model.collate(asked, seed, KEYS))[0] for seed in (0, 1))
+    if gap(one, other) == 0:
+        return ""
+    same = [not unlike(*pair) for pair in zip(*(model.sample(asked, seed, KEYS) for seed in (0, 1)))]
+    require(not any(same), "sample gives the same answers with other generators")
+    return ", each from its own generator"
+
+
+def is_kind(value: Any, kind: str) -> bool:
+    """Whether a value is what a record holds for a field of this kind."""
+    if kind == "number":
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "image":
+        return isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3)
+    if kind == "series":
+        return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim == 2
+    return isinstance(value, Sound if kind == "audio" else str)
+
+
+class Mirror(Session):
+    """A runtime that executes nothing but the family's own `outputs`."""
+
+    runtime = "mirror"
+
+    def __init__(self, family: Family, net: torch.nn.Module):
+        super().__init__()
+        self.family, self.original = family, net
+
+    def forward(self, batch: Batch) -> Outputs:
+        return self.family.outputs(self.original, batch)
+
+
+def runtimes(subject: Subject) -> str:
+    """On another runtime, which knows nothing but `outputs`, the same records get the same answers."""
+    model, rows = subject.model, four(subject)
+    mirror = Model(model.family, Mirror(model.family, model.net), model.assets)
+    batch = model.collate(rows, keys=KEYS)
+    require(
+        gap(model.outputs(batch)[0], mirror.outputs(batch)[0]) == 0,
+        "outputs must leave a Session to answer for itself: decorate it with on_any_runtime",
+    )
+    for given in (rows, model.asked(rows)):
+        one, other = model.sample(given, keys=KEYS), mirror.sample(given, keys=KEYS)
+        require(
+            not unlike(one, other),
+            "the answers are not those that outputs give: is an axis swapped, or a label in another place?",
+        )
+    return "answers made of outputs alone are the same"
+
+
+def scores(subject: Subject) -> str:
+    """`score` gives finite numbers, the headline among them, whatever the order of the records."""
+    model, rows = subject.model, subject.rows
+    metric, direction = subject.family.headline(model.assets)
+    require(direction in ("up", "down"), f"a headline goes up or down, found {direction!r}")
+    found = model.sample(rows)
+    given = subject.family.score(rows, found, model.assets)
+    require(metric in given, f"the headline is {metric}, score gives {', '.join(given)}")
+    odd = [name for name, value in given.items() if not isinstance(value, (int, float)) or not math.isfinite(value)]
+    require(not odd, f"scores that are no finite number: {', '.join(odd)}")
+    turned = subject.family.score(rows[::-1], found[::-1], model.assets)
+    require(not unlike(given, turned), "score depends on the order of the records")
+    return f"{', '.join(f'{name} {value:.3g}' for name, value in given.items())}; headline {metric}, {direction}"
+
+
+# ------------------------------------------------------------------------------------------------------ other sizes, inside
+
+
+def same_design(subject: Subject) -> str:
+    """`like`: the same shapes at scale 1, fewer parameters at one half, the same question; or a Refusal where nothing
+    could be scaled."""
+    model, family = subject.model, subject.family
+
+    def at(scale: float, seed: int = 0) -> Model:
+        return Model(family, *family.like(model.net, model.assets, scale, torch.Generator().manual_seed(seed)))
+
+    try:
+        same, half = at(1), at(0.5)
+    except Refusal as refusal:
+        require(not model.players, f"like refuses a model that can be trained: {refusal.why}")
+        return f"refuses: {refusal.why}"
+    shapes, wanted = ({name: tuple(value.shape) for name, value in tensors(one.net)} for one in (same, model))
+    require(shapes == wanted, "like at scale 1 has other shapes")
+    require(tensor_digest(same.net) == tensor_digest(at(1).net), "like with the same generator gives other tensors")
+    require(tensor_digest(same.net) != tensor_digest(at(1, 1).net), "like does not draw new weights")
+    for fact in ("fields", "axis", "kind", "headline"):
+        one, other = (getattr(family, fact)(m.assets) for m in (model, half))
+        require(one == other, f"like changes {fact}")
+    less, full = count_parameters(half.net), count_parameters(model.net)
+    require(less < full, f"like at scale 0.5 has {less:,} parameters, the whole has {full:,}")
+    half.sample(subject.rows[:2])
+    return f"{full:,} parameters, {less:,} at half the width"
+
+
+def places_inside(subject: Subject) -> str:
+    """`blocks` are modules of the net that run, and their features lie on the axis that is said."""
+    model = subject.new()
+    inside = {id(module) for module in model.net.modules()}
+    seen: dict[str, set[tuple]] = {name: set() for name in model.blocks}
+    handles = []
+    for name, (module, _) in model.blocks.items():
+        require(id(module) in inside, f"block {name} is no module of the net")
+        handles.append(
+            module.register_forward_hook(lambda _, __, out, name=name: seen[name].add(tuple(first(out).shape)))
+        )
+    for rows in (subject.rows[:3], four(subject)[2:]):
+        batch = model.collate(rows)
+        model.outputs(batch)
+        for player in model.players:
+            model.family.loss(model.net, batch, player)
+    for handle in handles:
+        handle.remove()
+    for name, (_, axis) in model.blocks.items():
+        require(seen[name], f"block {name} never runs")
+        require(
+            all(-len(shape) <= axis < len(shape) and axis % len(shape) for shape in seen[name]),
+            f"block {name}: axis {axis}",
+        )
+        sizes = {shape[axis] for shape in seen[name]}
+        require(len(sizes) == 1, f"block {name}: axis {axis} holds no features, its size varies: {sorted(sizes)}")
+    return f"{len(seen)} blocks, all of which run"
+
+
+def first(out: Any) -> Tensor:
+    return out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
+
+
+def fewer_blocks(subject: Subject) -> str:
+    """`keep`: all blocks is the same model, fewer blocks a smaller one that still answers; or a Refusal."""
+    model, rows = subject.model, subject.rows[:3]
+    names = list(model.blocks)
+    before = model.outputs(model.collate(rows))[0]
+    try:
+        whole = kept(model, names)
+        apart = gap(before, whole.outputs(whole.collate(rows))[0])
+        require(apart <= TOLERANCE, f"keep with all blocks changes the outputs by {apart:.2g}")
+        less = kept(model, names[:-1])
+    except Refusal as refusal:
+        require(refusal.why and refusal.instead, "a refusal says why, and what instead")
+        return f"refuses: {refusal.why}"
+    full, rest = count_parameters(model.net), count_parameters(less.net)
+    require(rest < full, f"{len(names) - 1} of {len(names)} blocks have {rest:,} parameters, all have {full:,}")
+    less.sample(rows)
+    return f"{full:,} parameters in {len(names)} blocks, {rest:,} in {len(names) - 1}"
+
+
+def kept(model: Model, names: list[str]) -> Model:
+    net = copy.deepcopy(model.net)
+    return Model(model.family, *model.family.keep(net, model.assets, names))
+
+
+MAKING = {"start": new_model, "fields": asked_for}
+ANSWERING = {
+    "sample": answers,
+    "sample on any runtime": runtimes,
+    "score and headline": scores,
+    "like": same_design,
+    "blocks": places_inside,
+    "keep": fewer_blocks,
+}

@@ -1,0 +1,35 @@
+"""A folder that no family claims: what was found, what was looked for, and which families come near."""
+
+import json
+
+import pytest
+
+import folders as F
+from onnuri import registry
+from onnuri.errors import BadInput
+from onnuri.model import open_model
+
+
+@pytest.mark.parametrize(
+    "name, near, far",
+    [
+        ("bert_mlm", "text_classifier comes near", "image_classifier comes"),
+        ("vit_body", "image_classifier", "causal_lm c"),
+    ],
+)
+def test_a_body_names_the_families_that_could_take_it(name, near, far, tmp_path):
+    with pytest.raises(BadInput, match=near) as caught:
+        open_model(F.save(name, tmp_path / name))
+    assert far not in str(caught.value)
+    assert all(f"{family} (" in str(caught.value) for family in registry.entries("families"))
+    assert f"--family {near.split()[0]}" in caught.value.hint or near.split()[0] in caught.value.hint
+
+
+def test_an_unknown_type_is_proposed_and_an_empty_folder_listed(tmp_path):
+    for architecture in ("LamaModel", "LamaForCausalLM"):  # nobody's, and one that a family claims by its ending
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "lama", "architectures": [architecture]}))
+        with pytest.raises(BadInput, match=r"does not know model_type 'lama', did you mean .*llama"):
+            open_model(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "notes.txt")
+    with pytest.raises(BadInput, match=r"it holds notes\.txt"):
+        open_model(tmp_path)
