@@ -69,7 +69,12 @@ class Trial:
                 result = self.operation.apply(run.resolved(chosen, inputs, found), log, **found)
         except OnnuriError as error:
             return {"refusal": f"{type(error).__name__}: {error}"}
-        said = {"warnings": log.warnings, "progress": log.steps, "states": log.states}
+        said = {
+            "warnings": log.warnings,
+            "number of warnings": len(log.warnings),
+            "progress": log.steps,
+            "states": log.states,
+        }
         said |= {"spoiled": spoiled(before, found, result), "touched": json.dumps(touched(before, result))}
         return self.seen(result) | {name: str(value) for name, value in said.items()}
 
