@@ -23,6 +23,7 @@ peft = pytest.importorskip("peft")
 EXACT = 2e-6  # fp32 logits of size one, summed in another order
 SHARED = ("llama", "llama_tied", "qwen3", "gemma2", "mixtral", "gpt2", "bert", "roberta", "distilbert", "vit", "swin")
 PICTURES = ("resnet", "convnext")
+SOUNDS = ("wav2vec2", "whisper_audio")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,6 +40,7 @@ def root(tmp_path_factory) -> Path:
     F.write_texts(folder / "language.jsonl", "text")
     F.write_texts(folder / "texts.jsonl", "text", "label")
     F.write_pictures(folder / "pictures", F.LABELS)
+    F.write_sounds(folder / "sounds", F.LABELS)
     return folder
 
 
@@ -47,7 +49,8 @@ def base_of(name: str, root: Path) -> Path:
 
 
 def run(operation: str, name: str, folder: Path, out: Path, root: Path, **settings) -> dict:
-    data = "language.jsonl" if name in F.LANGUAGE else "texts.jsonl" if name in F.TEXTS else "pictures"
+    files = {F.LANGUAGE: "language.jsonl", F.TEXTS: "texts.jsonl", F.PICTURES: "pictures", F.SOUNDS: "sounds"}
+    data = next(file for names, file in files.items() if name in names)
     line = execute(operation, settings, {"model": str(folder), "data": str(root / data)}, out, quiet=True)
     assert all(promise["kept"] for promise in line["promises"])
     return line
@@ -72,7 +75,7 @@ def gap(name: str, one, other) -> float:
 # ------------------------------------------------------------------------------------------------------- the whole chain
 
 
-@pytest.mark.parametrize("name", [*SHARED, *PICTURES])
+@pytest.mark.parametrize("name", [*SHARED, *PICTURES, *SOUNDS])
 def test_adapt_bake_unbake(name, root, tmp_path):
     """PEFT gives our logits; the baked folder opens in the library with them; unbaked it is the base again."""
     ranks = {"ranks": {"q_proj": 2, "k_proj": 0}} if name in ("llama", "mixtral") else {}
@@ -117,9 +120,11 @@ def test_an_adapter_is_trained_onward_and_nothing_else_of_it(root, tmp_path):
             run(operation, "llama", adapter, tmp_path / "never", root)
 
 
-def test_on_a_packed_base(root, tmp_path):
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+def test_on_a_packed_base(scheme, root, tmp_path):
     """Codes stay, the update is apart; PEFT cannot open such a base, so the layout is ours. Baking makes it float."""
-    run("quantize", "bert", base_of("bert", root), tmp_path / "packed", root)
+    run("quantize", "bert", base_of("bert", root), tmp_path / "packed", root, scheme=scheme)
+    run("bake", "bert", tmp_path / "packed", tmp_path / "float", root)
     run("adapt", "bert", tmp_path / "packed", tmp_path / "adapter", root, steps=2, batch_size=8, learning_rate=0.01)
     assert (tmp_path / "adapter" / "onnuri" / "adapter.safetensors").exists()
     run("bake", "bert", tmp_path / "adapter", tmp_path / "baked", root)
@@ -146,6 +151,7 @@ def test_the_same_seed_gives_the_same_adapter(root, tmp_path):
         ("resnet", {"target_modules": ["convolution"]}),
         ("mixtral", {"target_modules": ["v_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}),
         ("mixtral", {"target_parameters": ["mlp.experts.down_proj"]}),
+        ("llama", {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
     ],
 )
 def test_adapters_of_peft_open_here(name, config, root, tmp_path):

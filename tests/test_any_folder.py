@@ -56,6 +56,7 @@ def data(tmp_path_factory) -> Callable[[str], str]:
         "ForCausalLM": F.write_texts(root / "language.jsonl", "text"),
         "ForSequenceClassification": F.write_texts(root / "texts.jsonl", "text", "label"),
         "ForImageClassification": F.write_pictures(root / "pictures", F.LABELS),
+        "sounds": F.write_sounds(root / "sounds", F.LABELS),
     }
     return lambda name: str(next(path for ending, path in found.items() if name.endswith(ending)))
 
@@ -133,9 +134,14 @@ def test_an_architecture_that_nobody_named(name, data, tmp_path):
         run("export", "packed", "exported")
 
 
-@pytest.mark.parametrize("name", [*F.LANGUAGE, *F.TEXTS, *F.PICTURES])
+@pytest.mark.parametrize("name", [*F.LANGUAGE, *F.TEXTS, *F.PICTURES, *F.SOUNDS])
 def test_every_named_architecture_merges(name, data, tmp_path):
-    ending = {F.LANGUAGE: "ForCausalLM", F.TEXTS: "ForSequenceClassification", F.PICTURES: "ForImageClassification"}
+    ending = {
+        F.LANGUAGE: "ForCausalLM",
+        F.TEXTS: "ForSequenceClassification",
+        F.PICTURES: "ForImageClassification",
+        F.SOUNDS: "sounds",
+    }
     records = data(next(kind for names, kind in ending.items() if name in names))
     inputs = {"model": str(F.save(name, tmp_path / "one")), "data": records}
     execute("train", {"steps": 1, "batch_size": 8}, inputs, tmp_path / "other", quiet=True)

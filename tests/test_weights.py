@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from onnuri.attach import bake, pack
 from onnuri.weights import View, weights
 
 LAYERS = {
@@ -74,3 +75,14 @@ def test_fused_experts_and_transposed_linears():
     found = {w.name: tuple(w.matrix.shape) for w in weights(gpt2)}
     assert found["transformer.h.0.attn.c_attn.weight"] == (1, 48, 16), "Conv1D stores (in, out)"
     assert len([w for w in weights(gpt2) if len(w.homes) == 2]) == 1
+
+
+def test_a_module_of_two_names_has_one_home():
+    net = nn.Module()
+    net.one = nn.Linear(3, 2)
+    net.other = net.one
+    [weight] = weights(net)
+    assert len(weight.homes) == 1
+    pack(weight, "int8")
+    bake(net)
+    assert net.other.weight is net.one.weight

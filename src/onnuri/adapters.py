@@ -4,10 +4,14 @@ Written as PEFT does (`adapter_config.json`, `adapter_model.safetensors`) wherev
 `onnuri/adapter.safetensors`, whole, under the names of the weights. Either file carries the digest of its base.
 """
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -43,12 +47,14 @@ def is_adapter(folder: Path) -> bool:
 
 def base_folder(folder: Path) -> Path:
     """Where the base of this adapter lies: as it says, or beside it under the same name, or in the Hub's cache."""
-    said = read_json(folder / CONFIG).get("base_model_name_or_path") if (folder / CONFIG).exists() else None
-    said = said or metadata(folder / (OWN if (folder / OWN).exists() else TENSORS)).get("base")
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    said = config.get("base_model_name_or_path") or metadata(
+        folder / (OWN if (folder / OWN).exists() else TENSORS)
+    ).get("base")
     if not isinstance(said, str) or not said:
         raise BadInput(f"{folder}: base_model_name_or_path does not name its base", hint="the path of the base there")
-    places = [Path(said), folder.resolve().parent / Path(said).name, *cached(said)]
-    found = next((place for place in places if place.is_dir()), None)
+    places = [Path(said), folder.resolve().parent / Path(said).name, *cached(said, config.get("revision"))]
+    found = next((place for place in places if os.path.isdir(place)), None)
     if found is None:
         raise BadInput(
             f"{folder} is an adapter for {said}, which is not here",
@@ -61,14 +67,14 @@ def base_folder(folder: Path) -> Path:
     return found
 
 
-def cached(name: str) -> list[Path]:
-    """Where the Hub's cache keeps this model; nothing is fetched."""
+def cached(name: str, revision: Any) -> list[Path]:
+    """Where the Hub's cache keeps this revision of a model; nothing is fetched."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return [Path(snapshot_download(name, local_files_only=True))]
-    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return [Path(snapshot_download(name, revision=revision, local_files_only=True))]
+    except (HFValidationError, LocalEntryNotFoundError, OSError, TypeError):
         return []
 
 
@@ -133,9 +139,34 @@ def read_own(path: Path) -> Parts:
     """{weight: (down, up, scale)} of our own layout."""
     tensors, scales = guarded(load, path), guarded(lambda p: json.loads(metadata(p)["scales"]), path)
     try:
-        return {name: (tensors[f"{name}.down"], tensors[f"{name}.up"], float(scale)) for name, scale in scales.items()}
+        found = {name: (tensors[f"{name}.down"], tensors[f"{name}.up"], float(scale)) for name, scale in scales.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{path} is no adapter of ours: {error}") from error
+    if faults := [
+        f"{path}: the parts of {name} do not fit each other" for name, parts in found.items() if torn(*parts)
+    ]:
+        raise BadInput(*faults, hint="fetch it again from where it came")
+    return found
+
+
+def torn(down: Tensor, up: Tensor, scale: float) -> bool:
+    """Whether these are not (units, rank, columns) and (units, rows, rank)."""
+    if down.dim() != 3 or up.dim() != 3 or not (down.is_floating_point() and up.is_floating_point()):
+        return True
+    return len(down) != len(up) or down.shape[1] != up.shape[2]
+
+
+def base_digest(net: nn.Module) -> str:
+    """What tells a base from another: its numbers, whatever the library calls them and in whatever order."""
+    stored = [*net.parameters(), *(value for value in net.buffers() if value.dtype == torch.int8)]
+    digests = sorted(
+        hashlib.sha256(
+            f"{value.dtype} {tuple(value.shape)}".encode()
+            + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        ).hexdigest()
+        for value in stored
+    )
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing

@@ -269,6 +269,15 @@ def updates(net: nn.Module) -> Updates:
     return found
 
 
+def unrounded(net: nn.Module) -> nn.Module:
+    """The net itself, its packed products without rounding of inputs; a copy where any rounds them."""
+    if any(base.scheme == "int8-dynamic" for _, base in packed_weights(net).values()):
+        net = copy.deepcopy(net)
+        for _, base in packed_weights(net).values():
+            base.scheme = "int8"
+    return net
+
+
 def is_attached(net: nn.Module) -> bool:
     """Whether anything is packed, or hangs on a weight."""
     return any(isinstance(module, Stack) for module in net.modules())

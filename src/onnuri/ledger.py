@@ -38,7 +38,7 @@ SHAPE = {
     "seconds": NUMBER,
 }
 """What every line holds: card, timeline and recipe read it unasked."""
-MORE = {"after": AFTER, "licence": LICENSE}
+MORE = {"after": AFTER, "license": LICENSE}
 """What a line holds besides where it has these: a result that was measured, licenses since they are recorded."""
 
 

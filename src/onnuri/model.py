@@ -11,7 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import BAKED, Base, Parts, base_folder, is_adapter, open_adapter, read_own, write_adapter, write_own
+from .adapters import (
+    BAKED,
+    Base,
+    Parts,
+    base_digest,
+    base_folder,
+    is_adapter,
+    open_adapter,
+    read_own,
+    write_adapter,
+    write_own,
+)
 from .claims import claimed_by
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, Refusal
@@ -128,7 +139,7 @@ def adapted(folder: Path) -> Model:
     """The base of an adapter's folder with the adapter attached."""
     model = open_model(base_folder(folder))
     assert model.folder is not None
-    base = open_adapter(model.net, folder, Base(model.folder, tensor_digest(model.net), False))
+    base = open_adapter(model.net, folder, Base(model.folder, base_digest(model.net), False))
     return replace(model, folder=folder, base=base)
 
 
@@ -217,4 +228,4 @@ def without_tensors(net: nn.Module) -> nn.Module:
 
 def with_net(model: Model, net: nn.Module) -> Model:
     """The same model around another net; it remembers its folder so that foreign files survive."""
-    return replace(model, net=net, base=None, folder=model.files)
+    return replace(model, net=net, base=None, folder=model.files, baked={})

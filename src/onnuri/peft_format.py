@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from .attach import Updates
@@ -155,15 +156,22 @@ def from_peft(
     known = dict(net.named_parameters(remove_duplicate=False)) | dict(net.named_buffers(remove_duplicate=False))
     parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
     whole: dict[str, Tensor] = {}
+    faults: list[str] = []
     for key, tensor in tensors.items():
         name = key.removeprefix(PREFIX)
         place, _, end = name.partition(".lora_")
         if end:
             parts[place][end.removesuffix(".weight")] = tensor
+        elif ".base_layer." in name:  # PEFT stores a table of the base beside its update
+            faults += changed_in_base(known, name.replace(".base_layer", ""), tensor)
         else:
             whole[re.sub(r"\.(modules_to_save|original_module)(?=\.)", "", name)] = tensor
-    faults = [
-        f"{name} is no tensor of the base, or of another shape" for name, v in whole.items() if unlike(known, name, v)
+    homes = Counter(map(id, known.values()))
+    faults += [f"{name} is no tensor of the base, or of another shape" for name in whole if unlike(known, name, whole)]
+    faults += [
+        f"{name} is tied in the base; PEFT keeps a copy of its own of it"
+        for name in whole
+        if name in known and homes[id(known[name])] > 1
     ]
     found: dict[str, tuple[Tensor, Tensor, float]] = {}
     for place, halves in parts.items():
@@ -244,5 +252,12 @@ def scale_of(place: str, weight: Weight, halves: dict[str, Tensor], config: dict
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def unlike(known: dict[str, Any], name: str, value: Tensor) -> bool:
-    return name not in known or known[name].shape != value.shape
+def unlike(known: dict[str, Any], name: str, values: dict[str, Tensor]) -> bool:
+    return name not in known or known[name].shape != values[name].shape
+
+
+def changed_in_base(known: dict[str, Any], name: str, value: Tensor) -> list[str]:
+    """[] or the fault: an adapter brings a tensor of its base, which must be that of the base here."""
+    if not unlike(known, name, {name: value}) and torch.equal(known[name].detach().to(value.dtype), value):
+        return []
+    return [f"{name} of the adapter is not the base's: it was resized, or trained"]

@@ -179,7 +179,8 @@ def there(path: Path) -> bool:
 
 
 def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step]) -> Step:
-    """One step; `model`, `student` and `other` name earlier steps or folders, everything else is a setting."""
+    """One step; `model`, `student` and `other` name earlier steps or folders; whatever else names an earlier step is an
+    input as well, and the rest are settings."""
     given = next(iter(body.values())) or {} if isinstance(body, dict) and len(body) == 1 else None
     if not isinstance(given, dict) or not is_name(name):
         raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
@@ -188,7 +189,9 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         raise UnknownName(f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}")
     settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
-    inputs = {role: str(settings.pop(role)) for role in ("model", "student", "other") if settings.get(role)}
+    steps = [key for key, value in settings.items() if isinstance(value, str) and value in before]
+    roles = dict.fromkeys(["model", "student", "other", *steps])  # those of ours may name folders, too
+    inputs = {role: str(settings.pop(role)) for role in roles if settings.get(role)}
     if not before and "model" not in inputs:
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
     faults = [

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import __version__, ledger, licence, machine, plan, registry
+from . import __version__, ledger, license, machine, plan, registry
 from .data import Data
 from .errors import BadInput, BrokenPromise
 from .files import STATE, appear, fresh_folder, is_main_process, staging, write_text
@@ -213,7 +213,7 @@ def transform(
     folder = fresh_folder(partial / "result")
     write_model(result.model, folder)
     tensors = tensor_digest(result.model.net)
-    keep_notices(operation, inputs, folder)
+    keep_notices(operation, inputs, folder, result.model.folder, len(lineage) + 1)
     data = found["data"]
     del found  # the parents' weights make room for the result's
     result.model = open_model(folder)
@@ -240,7 +240,7 @@ def transform(
         "promises": kept,
         "findings": [vars(finding) for finding in result.findings],
         "warnings": log.warnings,
-        "licence": terms,
+        "license": terms,
         "curves": thin(result.curves),
         "key": key,
     }
@@ -277,15 +277,20 @@ def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any
     folders = list(model_folders(operation, inputs).values())
     bases = [(one, found[role].base) for role, one in model_folders(operation, inputs).items()]
     folders += [base.folder for one, base in bases if base and not ledger.read(one)]
-    return licence.combined([one for folder in folders for one in licence.origins(folder, ledger.read(folder))])
+    return license.combined([one for folder in folders for one in license.origins(folder, ledger.read(folder))])
 
 
-def keep_notices(operation: Operation, inputs: dict[str, str], folder: Path) -> None:
-    """Copy the license texts and notices of further models to `licenses/ROLE`; those of the first are in the folder."""
+def keep_notices(
+    operation: Operation, inputs: dict[str, str], folder: Path, lives_on: Path | None, number: int
+) -> None:
+    """Copy the license texts and notices of each parent whose files are not those that live on, into a place that no
+    later operation writes to."""
     for role, parent in model_folders(operation, inputs).items():
-        for path in licence.texts(parent) if role != "model" else ():
-            (folder / "licenses" / role).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / "licenses" / role / path.name)
+        inner = [path for path in (parent / "licenses").rglob("*") if path.is_file()]
+        for path in [*license.texts(parent), *inner] if parent != lives_on else ():
+            target = folder / "licenses" / f"{number:03d}-{role}" / path.relative_to(parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def check_promises(

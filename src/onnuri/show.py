@@ -138,7 +138,7 @@ def parent_texts(line: dict[str, Any]) -> list[str]:
 
 def license_texts(line: dict[str, Any]) -> list[str]:
     """The license and what it permits, in one line; nothing where no other model went in."""
-    found = line.get("licence") or {}
+    found = line.get("license") or {}
     permitted = "; ".join(f"{name}: {value}" for name, value in found.get("permitted", {}).items())
     return [f"license: {found['name']}; {permitted}"] if found.get("parents") else []
 

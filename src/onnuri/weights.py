@@ -63,7 +63,8 @@ def weights(net: nn.Module, *roles: Role) -> list[Weight]:
     homes: dict[int, list[tuple[nn.Module, str]]] = {}
     first: dict[int, str] = {}
     for path, module, attribute, key in stored(net):
-        homes.setdefault(key, []).append((module, attribute))
+        if (module, attribute) not in homes.setdefault(key, []):  # a module may bear two names
+            homes[key].append((module, attribute))
         first.setdefault(key, f"{path}.{attribute}" if path else attribute)
     found = [Weight(first[key], tuple(places), *kind_of(places)) for key, places in homes.items()]
     return [weight for weight in found if not roles or weight.role in roles]

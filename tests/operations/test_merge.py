@@ -332,9 +332,9 @@ def test_licenses_of_both_parents_are_seen_everywhere(parents, data, tmp_path):
         (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n# x\n")
         (folder / "NOTICE").write_text(f"by the makers of {folder.name}")
     line = merge(folders, data("bert"), out := tmp_path / "out")
-    assert line["licence"]["name"] == "conflict"
+    assert line["license"]["name"] == "conflict"
     assert any("no license meets the terms of both" in text for text in line["warnings"])
-    assert line["licence"]["permitted"]["may be used commercially"] == f"no, because {folders[0]} is cc-by-nc-4.0"
+    assert line["license"]["permitted"]["may be used commercially"] == f"no, because {folders[0]} is cc-by-nc-4.0"
     card = (out / "README.md").read_text()
     page = (out / "onnuri" / "reports" / "001-merge.html").read_text()
     shown = onnuri("show", out).out
@@ -342,5 +342,21 @@ def test_licenses_of_both_parents_are_seen_everywhere(parents, data, tmp_path):
         assert "may be used commercially" in text and "is cc-by-nc-4.0" in text and "accuracy" in text
     assert card.count("| accuracy") == 4 and "license: other\nlicense_name: " in card
     assert (out / "NOTICE").read_text() == "by the makers of one"
-    assert (out / "licenses" / "other" / "NOTICE").read_text() == "by the makers of other"
+    assert (out / "licenses" / "001-other" / "NOTICE").read_text() == "by the makers of other"
     assert ledger.verify(out) == [] and read_pruned(out) == ()
+
+
+def test_no_license_text_is_overwritten(tmp_path):
+    """Merged twice, each further parent's text has a place of its own, and those kept before are kept."""
+    parents = {}
+    for name in "abc":
+        out = tmp_path / name
+        settings = {"family": "tabular", "config": {"width": 8, "layers": 1}, "steps": 2, "seed": ord(name)}
+        execute("train", settings, {"data": "builtin:iris"}, out, quiet=True)
+        (out / "LICENSE").write_text(f"the text of {name}")
+        parents[name] = str(out)
+    data = {"data": "builtin:iris"}
+    execute("merge", {}, {"model": parents["a"], "other": parents["b"], **data}, tmp_path / "ab", quiet=True)
+    execute("merge", {}, {"model": parents["c"], "other": str(tmp_path / "ab"), **data}, tmp_path / "cab", quiet=True)
+    texts = {path.read_text() for path in (tmp_path / "cab").rglob("LICENSE")}
+    assert texts == {f"the text of {name}" for name in "abc"}

@@ -36,6 +36,10 @@ def record(operation: Operation) -> str:
     faults += [
         f"takes '{role}': no input is of kind {kind!r}" for role, kind in operation.takes.items() if kind not in TAKEN
     ]
+    body = any(kind.startswith("body") for kind in operation.takes.values())
+    faults += [
+        f"takes a body, but has no setting '{n}'" for n in ("family", "new_head", "seed") if body and n not in fields
+    ]
     if operation.gives not in get_args(inspect.get_annotations(Operation)["gives"]):
         faults.append(f"gives {operation.gives!r}; it must be model, records or report")
     faults += faults_of_apply(operation) + faults_of_promises(operation.promises)

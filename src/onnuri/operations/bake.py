@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import measure
 from ..adapters import parts_of
-from ..attach import bake, is_attached, stacks, updates
+from ..attach import bake, is_attached, stacks, unrounded, updates
 from ..data import Data
 from ..errors import Refusal
 from ..lowrank import LowRank
@@ -24,6 +24,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The same model with plain weights."""
     if not is_attached(model.net):
         raise Refusal("nothing to bake: the weights of this model are plain", "adapt it first, or use it as it is")
+    if unrounded(model.net) is not model.net:
+        log.warn("this model computes in integers; baked it computes in float")
     parts, changed = parts_of(model.net), set(updates(model.net))
     bake(model.net)
     pruned = tuple(name for name in model.pruned if name not in changed)
@@ -57,7 +59,8 @@ def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float
     assert result.model is not None
     if any(parameter.dtype != torch.float32 for parameter in result.model.net.parameters()):
         return None
-    return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test").some(64))
+    before = replace(inputs["model"], net=unrounded(inputs["model"].net))
+    return measure.largest_difference(before, result.model, inputs["data"].split("test").some(64))
 
 
 OPERATION = Operation(

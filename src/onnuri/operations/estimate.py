@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .. import machine, measure, peaks
-from ..attach import is_packed
+from ..attach import is_attached
 from ..costs import Cost, Line, Watch, tensors_of, watched
 from ..data import Data, Records
 from ..errors import BadSettings
@@ -144,7 +144,7 @@ def check_settings(settings: Settings, model: Model, records: Records) -> None:
 
 
 def trainable(model: Model) -> bool:
-    return bool(model.players) and not is_packed(model.net)
+    return bool(model.players) and not is_attached(model.net)
 
 
 def longest_first(model: Model, records: Records, settings: Settings) -> Records:
@@ -258,7 +258,9 @@ def trains(look: Look) -> None:
     """FLOPs, time and memory of a training step, by steps of the real loop on a copy."""
     model, report = look.model, look.report
     if not trainable(model):
-        return look.note("nothing in this model can be trained, so there is no training step to estimate")
+        return look.note(
+            "nothing in this model is trained as it is, so there is no training step to estimate"
+        )
     parts = training_parts(model)
     if sum(parts.values()) > ROOM * peaks.free_memory():
         look.note("no training step was tried: weights, gradients and moments alone need more memory than is free")

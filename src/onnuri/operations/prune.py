@@ -44,7 +44,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             weight.value.mul_(kept)
             log.progress(number + 1, len(found), "matrices pruned")
     pruned = tuple(dict.fromkeys([*model.pruned, *(weight.name for weight in found)]))
-    model = replace(model, pruned=pruned)
+    model = replace(model, pruned=pruned, baked={})  # an update taken out would fill the zeros
     return Result(model=reestimated_statistics(model, data.split("train"), log))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ..attach import require_plain
 from ..data import Data
-from ..errors import Refusal
+from ..errors import BadInput, Refusal
 from ..lowrank import LowRank
 from ..model import Model
 from ..operation import Log, Operation, Promise, Result, Settings
@@ -21,8 +21,21 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     if not model.baked:
         raise Refusal("no adapter was baked into this model", "adapt, then bake; or use the base that is known")
     require_plain(model.net, "unbake")
+    require_fitting(model)
     take_out(model)
     return Result(model=replace(model, baked={}))
+
+
+def require_fitting(model: Model) -> None:
+    """BadInput for updates of weights that the model does not have, or has in another shape."""
+    shapes = {weight.name: weight.matrix.shape for weight in weights(model.net)}
+    faults = [
+        f"{name}: the model has no such weight, or one of another shape"
+        for name, (down, up, _) in model.baked.items()
+        if name not in shapes or (len(up), up.shape[1], down.shape[2]) != tuple(shapes[name])
+    ]
+    if faults:
+        raise BadInput(*faults, hint="unbake the folder that bake wrote")
 
 
 @torch.no_grad()

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnuri import ledger, licence, measure, registry
+from onnuri import ledger, license, measure, registry
 from onnuri.card import card
-from onnuri.licence import ASK, OTHERS, RESTRICTIONS, TERMS, combined, identified, origins, recognized, stated
+from onnuri.license import ASK, OTHERS, RESTRICTIONS, TERMS, combined, identified, origins, recognized, stated
 from onnuri.run import execute, inherited
 
 HUB = """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -250,18 +250,18 @@ def life(tmp_path_factory):
 
 def test_a_model_of_ones_own(life):
     for name in ("own", "next"):
-        record = ledger.read(life / name)[-1]["licence"]
+        record = ledger.read(life / name)[-1]["license"]
         assert record["name"] == "own" and record["parents"] == []
         assert "yours to choose" in (life / name / "README.md").read_text()
-        assert "license" not in licence.front_matter(life / name / "README.md")
+        assert "license" not in license.front_matter(life / name / "README.md")
 
 
 def test_a_license_travels_through_every_operation(life):
     """Named after the folder that it came with, though two operations lie between."""
-    record = ledger.read(life / "packed")[-1]["licence"]
+    record = ledger.read(life / "packed")[-1]["license"]
     assert record["parents"] == [{"path": str(life / "got"), "id": "cc-by-nc-4.0", "name": "", "link": ""}]
     assert record["name"] == "cc-by-nc-4.0" and ledger.verify(life / "packed") == []
-    assert licence.front_matter(life / "packed" / "README.md")["license"] == "cc-by-nc-4.0"
+    assert license.front_matter(life / "packed" / "README.md")["license"] == "cc-by-nc-4.0"
     assert f"no, because {life / 'got'} is cc-by-nc-4.0" in (life / "packed" / "README.md").read_text().replace(
         "\\", ""
     )
@@ -282,7 +282,7 @@ def test_an_author_chooses_by_writing_it_into_the_card(life, tmp_path):
 
 
 def test_a_ledger_from_before_licenses_were_recorded(life):
-    old = {name: value for name, value in ledger.read(life / "own")[-1].items() if name != "licence"}
+    old = {name: value for name, value in ledger.read(life / "own")[-1].items() if name != "license"}
     assert origins(life / "own", [old])[0]["id"] == "unknown"
 
 
@@ -292,11 +292,11 @@ def test_what_a_folder_calls_its_license_breaks_no_card(tmp_path_factory, name, 
     place = folder(tmp_path_factory.mktemp("card"))
     said = {"license": "other", "license_name": name, "license_link": link}
     (place / "README.md").write_text("---\n" + yaml.safe_dump(said) + "---\n", encoding="utf-8")
-    line = LINE | {"licence": combined(origins(place, []))}
+    line = LINE | {"license": combined(origins(place, []))}
     (place / "README.md").write_text(card([line]), encoding="utf-8")
     again = yaml.safe_load((place / "README.md").read_text(encoding="utf-8").split("\n---\n")[0])
-    assert again["license"] == "other" and again["license_name"] == (licence.text(name) or "other")
-    assert again.get("license_link", "") == licence.text(link) and again["pipeline_tag"] == "x"
+    assert again["license"] == "other" and again["license_name"] == (license.text(name) or "other")
+    assert again.get("license_link", "") == license.text(link) and again["pipeline_tag"] == "x"
 
 
 LINE = {

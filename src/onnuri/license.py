@@ -1,7 +1,7 @@
 """Licenses: under which terms a model stands, which of them bind what is made from it, and what may be done with it.
 
 A reading aid and no legal advice. Every model that went in counts as a parent, a teacher too: some licenses reach what is
-learned from a model's answers. The licenses of data are not looked at. What a license says stands in `licences.yaml`; of
+learned from a model's answers. The licenses of data are not looked at. What a license says stands in `licenses.yaml`; of
 one that is not there nothing is assumed.
 """
 
@@ -16,7 +16,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Terms:
-    """What a license says; see `licences.yaml`."""
+    """What a license says; see `licenses.yaml`."""
 
     duties: frozenset[str]
     share: tuple[str, ...]
@@ -25,8 +25,8 @@ class Terms:
 
 
 def read_terms(name: str) -> Any:
-    """A part of `licences.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "licences.yaml").read_text(encoding="utf-8"))[name]
+    """A part of `licenses.yaml`."""
+    return yaml.safe_load((Path(__file__).parent / "licenses.yaml").read_text(encoding="utf-8"))[name]
 
 
 TERMS = {
@@ -60,7 +60,7 @@ HEAD = 1200  # characters of a license file in which its title must stand
 def origins(folder: Path, lines: Sequence[dict[str, Any]]) -> list[Origin]:
     """The licenses that a model folder stands under; [] for a model of one's own. `lines`: its ledger, which names the
     parents; a folder without one is read itself."""
-    record = lines[-1].get("licence") if lines else None
+    record = lines[-1].get("license") if lines else None
     if record is not None:
         return record["parents"] or stated(folder)
     return stated(folder) or [{"path": str(folder), "id": UNKNOWN, "name": "", "link": ""}]
