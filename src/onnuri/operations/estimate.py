@@ -258,9 +258,7 @@ def trains(look: Look) -> None:
     """FLOPs, time and memory of a training step, by steps of the real loop on a copy."""
     model, report = look.model, look.report
     if not trainable(model):
-        return look.note(
-            "nothing in this model is trained as it is, so there is no training step to estimate"
-        )
+        return look.note("nothing in this model is trained as it is, so there is no training step to estimate")
     parts = training_parts(model)
     if sum(parts.values()) > ROOM * peaks.free_memory():
         look.note("no training step was tried: weights, gradients and moments alone need more memory than is free")
