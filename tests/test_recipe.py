@@ -134,7 +134,7 @@ def test_changed_data_rerun_all(tmp_path):
 def test_a_fault_in_a_later_step_is_told_before_the_first_one_runs(tmp_path):
     for name, body, says in (
         ("x", {"prune": {"model": "base", "shar": 0.1}}, "did you mean share"),
-        ("x", {"prune": {"modl": "base"}}, "prune needs model"),
+        ("x", {"prune": {"modl": "base"}}, "prune needs a MODEL"),
         ("x", {"prune": {"model": "bsae"}}, "did you mean base"),
         ("x", {"prune": {"model": "later"}}, "no step before it"),
         ("x", {"prune": {"model": "x"}}, "no step before it"),

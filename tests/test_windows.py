@@ -15,7 +15,7 @@ def table(rows: int = 100, **columns) -> pl.DataFrame:
     """A clock, and two channels that tell in which row they stand."""
     clock = [f"2024-01-{1 + hour // 24:02d} {hour % 24:02d}:00:00" for hour in range(rows)]
     row = np.arange(rows, dtype=np.float64)
-    return pl.DataFrame({"date": clock, "load": row, "heat": -row, **columns})
+    return pl.DataFrame({"date": clock, "load": -row, "heat": row, **columns})
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_a_window_is_what_was_and_what_came(write):
     assert np.shares_memory(one, other) and not one.flags.writeable
 
 
+def test_the_order_of_the_columns_means_nothing(write):
+    one = open_data(write(table()), window="8,3").records[20]
+    other = open_data(write(table().select("heat", "date", "load")), window="8,3").records[20]
+    assert one["past"].tolist() == other["past"].tolist() and one["future"].tolist() == other["future"].tolist()
+
+
 def test_parts_follow_each_other_in_time(write):
     data = open_data(write(table()), window=[8, 3])
     rows = {name: futures(data.split(name)) for name in ("train", "validation", "test")}
@@ -65,11 +71,11 @@ def test_etth1_is_divided_as_in_the_literature(real_data):
 def test_the_answer_names_the_channels_that_are_forecast(write):
     path = write(table(third=np.ones(100)))
     one = open_data(path, window="8,3", answer="load").records[0]
-    assert one["past"][1].tolist() == [-1, 1, 1] and one["future"].tolist() == [[8], [9], [10]]
+    assert one["past"][1].tolist() == [1, 1, -1] and one["future"].tolist() == [[-8], [-9], [-10]]
     two = open_data(path, window="8,3", answer="third, load").records[0]
-    assert two["past"][1].tolist() == [-1, 1, 1] and two["future"][0].tolist() == [1, 8]
+    assert two["past"][1].tolist() == [1, 1, -1] and two["future"][0].tolist() == [1, -8]
     some = open_data(path, window="8,3", fields={"heat": "number"}, answer="load").records[0]
-    assert some["past"][1].tolist() == [-1, 1]
+    assert some["past"][1].tolist() == [1, -1]
 
 
 def test_without_a_future_the_newest_past_is_asked(write):

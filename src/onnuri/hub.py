@@ -263,7 +263,9 @@ def check_report(report: dict, folder: Path) -> None:
         for name in sorted(map(described, report.get(kind) or ()))
     ]
     if faults:
-        raise BadInput(*faults, hint="fetch the folder again, or adopt its body with --new-head")
+        raise BadInput(
+            *faults, hint=f"fetch it again, or adopt its body: onnuri train {folder} --new-head --data D --out DIR"
+        )
 
 
 def described(entry: Any) -> str:

@@ -37,7 +37,7 @@ def entries(axis: str) -> dict[str, EntryPoint]:
             raise BadInput(
                 f"two packages register the {axis} name '{entry.name}': "
                 f"{package_of(first)} ({first.value}) and {package_of(second)} ({second.value})",
-                hint=f"pip uninstall {package_of(second)}, or {package_of(first)}",
+                hint=f"pip uninstall {package_of(second if package_of(second) != 'onnuri' else first)}, or rename its entry",
             )
         found[entry.name] = entry
     return found
@@ -137,7 +137,7 @@ def summary(axis: str, name: str) -> str:
     try:
         path = source_of(entry.module)
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else None
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # to look up a package is to import it, and a stranger's may stumble over anything
         return f"cannot be read ({type(error).__name__}): pip uninstall {package_of(entry)}"
     return (text or name).splitlines()[0]
 

@@ -377,7 +377,7 @@ def entry(step: dict) -> dict:
     cost = {"started": step.get("started"), "seconds": step["seconds"], "memory": memory, **step["energy"]}
     inputs = {f"{one.get('role', '')} {one.get('path', '')}": one.get("digest", "") for one in step["inputs"]}
     output = {**(step["output"].get("files") or {}), "tensors": step["output"].get("tensors")}
-    chain = {name: step.get(name) for name in ("previous", "digest")}
+    chain = {name: step.get(name) or None for name in ("previous", "digest")}
     parts = [
         (("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
         (("Inputs", "입력"), inputs),

@@ -55,7 +55,7 @@ def execute(
 def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | None) -> None:
     """Every input that the operation takes is there, and none that it does not."""
     faults = [
-        f"{operation.name} needs {kind.rstrip('?')}: {name}"
+        f"{operation.name} needs {'a MODEL' if name == 'model' else f'--{name}'}{'' if name in kind else ', the folder of a model'}"
         for name, kind in operation.takes.items()
         if not kind.endswith("?") and name not in inputs
     ]
@@ -136,8 +136,10 @@ def look(
     if operation.gives == "records" and out is not None:
         require_ending(out)
     found = opened(operation, settings, inputs, options)
-    settings = resolved(settings, inputs, found)
+    asked, settings = settings, resolved(settings, inputs, found)
     with Progress(operation.name, quiet) as log:
+        if asked != settings and settings.split == "all" and ledger.read(Path(inputs["model"])):  # type: ignore[attr-defined]
+            log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
         result = operation.apply(settings, log, **found)
     if result.records is not None:
         assert out is not None
@@ -148,6 +150,7 @@ def look(
         "settings": settings.model_dump(),
         "inputs": described(inputs, found),
         **(result.report or {}),
+        **({"warnings": log.warnings} if log.warnings else {}),
     }
     if out is not None:
         write_text(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

@@ -72,7 +72,8 @@ def channels_of(table: Records, answer: str | None, fields: dict[str, Kind]) -> 
     asked = list(dict.fromkeys(filter(None, asked)))
     if missing := [name for name in [*fields, *asked] if name not in table.fields]:
         raise BadInput(*(f"there is no column '{name}'; {propose(name, table.fields)}" for name in missing))
-    names = [name for name in table.fields if (not fields or name in [*fields, *asked]) and name != clock]
+    # in the order of their names: another order of the columns must not be another meaning
+    names = sorted(name for name in table.fields if (not fields or name in [*fields, *asked]) and name != clock)
     kinds = table.fields | fields
     faults = [
         f"the column '{name}' holds {kinds[name]}; the channels of a window are numbers"
