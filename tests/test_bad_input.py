@@ -1,6 +1,5 @@
 """What people and downloads get wrong: one clear message, exit code 2, no trace, nothing finished harmed, nothing left over."""
 
-import contextlib
 import json
 import os
 import random
@@ -12,17 +11,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from command import SMALL, leftovers, onnuri, process, refused
-from onnuri import ledger, plan, registry
-from onnuri.errors import BadInput, BadSettings, OnnuriError
-from onnuri.model import open_model
+from onnuri import ledger
+from onnuri.errors import BadInput
 from onnuri.run import execute
 from onnuri.sources import open_data
-from test_ledger import JSON
 
 TRAIN = ("train", "--family", "tabular", "--steps", 3)
 
@@ -343,20 +338,6 @@ def test_a_pipeline_with_a_wrong_index(place):
         refused(evaluated(place / "model"))
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_no_config_makes_a_trace(origin, tmp_path_factory, data):
-    """Any entry of a real config, replaced by anything: the folder opens, or it is BadInput."""
-    folder = tmp_path_factory.mktemp("config")
-    shutil.copytree(origin / "model", folder, dirs_exist_ok=True)
-    config = json.loads((folder / "config.json").read_text())
-    part = data.draw(st.sampled_from([config, config["table"], config["table"]["columns"][0]]))
-    part[data.draw(st.sampled_from(sorted(part)))] = data.draw(JSON)
-    (folder / "config.json").write_bytes(ledger.encoded(json.dumps(config)))
-    with contextlib.suppress(OnnuriError):
-        open_model(folder)
-
-
 def test_packed_and_exported_folders(place):
     path = place / "packed" / "onnuri" / "packed.safetensors"
     tensors = load_file(path)
@@ -380,23 +361,7 @@ def test_a_parent_whose_ledger_is_malformed(place):
         refused(onnuri("verify", place / "model"), "ledger.jsonl")
 
 
-# --------------------------------------------------------------------------------------------------------------- settings
-
-
-@pytest.mark.parametrize("name", [*registry.entries("operations")])
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_settings_are_right_or_refused(name, data):
-    operation = registry.operation(name)
-    fields = sorted(operation.settings.model_fields)
-    names = st.sampled_from(fields) | st.text(max_size=5) if fields else st.text(max_size=5)
-    given_ = data.draw(st.dictionaries(names, JSON | st.binary(max_size=3) | st.dates(), max_size=4))
-    try:
-        chosen = plan.settings_of(operation, given_)
-    except BadSettings as error:
-        assert error.faults and all(error.faults) and "\n  try: " in str(error)
-    else:
-        assert plan.settings_of(operation, chosen.model_dump()) == chosen
+# ----------------------------------------------------------------------------------------------------------- faults of ours
 
 
 def test_a_full_disk_or_a_fault_of_ours_is_one_message_too(tmp_path, monkeypatch):

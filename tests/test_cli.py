@@ -246,7 +246,9 @@ def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(tmp_path, monkeypat
     assert state.exists() and not (tmp_path / "m").exists()
 
     steps, step = [], fit.Loop.step
-    monkeypatch.setattr(fit.Loop, "step", lambda loop: (steps.append(loop.progress.step), step(loop)))
+    monkeypatch.setattr(
+        fit.Loop, "step", lambda loop, ahead=False: (steps.append(loop.progress.step), step(loop, ahead))
+    )
     monkeypatch.chdir(tmp_path)
     resumed = onnuri("train", *words, "--out", "m", "--json")
     assert resumed.code == 0 and steps[0] >= 5 and steps[-1] == 299 and not leftovers(tmp_path)

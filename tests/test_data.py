@@ -7,10 +7,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from onnuri import sources
 from onnuri.data import SPLITS, check_answers, check_fields, digest_of, labels_of
 from onnuri.errors import BadInput, BadSettings, UnknownName
-from onnuri.sources import open_data
+from onnuri.sources import open_data, rows
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_larger_than_memory_equals_in_memory(table, tmp_path, monkeypatch):
     for path in (table[0], pictures):
         small = open_data(str(path))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(sources, "LARGE", 10)
+        monkeypatch.setattr(rows, "LARGE", 10)
         large = open_data(str(path))
         monkeypatch.undo()
         assert large.digest == small.digest and contents(large.split("all")) == contents(small.split("all"))

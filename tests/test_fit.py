@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import registry
-from onnuri.errors import BrokenPromise
-from onnuri.fit import FitSettings, Loop, fit
+from onnuri import descent, registry, speed
+from onnuri.batches import Batches
+from onnuri.data import Records, records_of
+from onnuri.errors import BadInput, BrokenPromise
+from onnuri.fit import FitSettings, Loop, Objective, fit
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations.train import objective_of
@@ -44,10 +46,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(name):
         loop = Loop(
             objective_of(model), records, None, settings.model_copy(update={"micro_batch": micro}), Quiet(), True
         )
-        chosen, keys, epoch = loop.batch(0)
         for turn, player in enumerate(loop.objective.parts):
             with loop.only(player):
-                loop.backward(chosen, keys, epoch, player, turn)
+                loop.backward(loop.batches.at(0), player, turn)
         gradients.append({n: p.grad.clone() for n, p in model.net.named_parameters() if p.grad is not None})
     assert gradients[0]
     largest = max(float(value.abs().max()) for value in gradients[0].values())
@@ -218,3 +219,124 @@ def test_buffers_of_short_dtypes_come_back_in_their_dtype():
     before = {name: value.dtype for name, value in model.net.state_dict().items()}
     fit(objective_of(model), records, None, FitSettings(steps=2, batch_size=16), Quiet(), False)
     assert {name: value.dtype for name, value in model.net.state_dict().items()} == before
+
+
+# ------------------------------------------------------------------------------------------------- fast and the same
+
+
+def test_scaling_inside_the_optimizer_is_clipping_before_it():
+    """Against torch's own: the gradient divided by the count, clip_grad_norm_, and an AdamW that is not fused."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Linear(8, 8) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    mine = descent.adamw(list(ours.parameters()), 0.1, 0.01)
+    other = torch.optim.AdamW(
+        [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}],
+        lr=0.1, betas=(0.9, 0.98), foreach=False,
+    )  # fmt: skip
+    for limit in (0.5, 0.0, 100.0):
+        x = torch.randn(5, 8)
+        for net in (ours, theirs):
+            net.zero_grad()
+            net(x).square().sum().backward()
+        norm = descent.scale(mine, list(ours.parameters()), torch.tensor([1.0, 5.0], dtype=torch.float64), limit)
+        for parameter in theirs.parameters():
+            parameter.grad /= 5
+        expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit or float("inf"))
+        assert float(norm) == pytest.approx(float(expected), rel=1e-5)
+        mine.step()
+        other.step()
+        for one, two in zip(ours.parameters(), theirs.parameters()):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_that_is_no_number_changes_no_weight():
+    net = torch.nn.Linear(4, 4)
+    before, optimizer = copy.deepcopy(net.state_dict()), descent.adamw(list(net.parameters()), 0.1, 0.01)
+    (net(torch.ones(1, 4)) * float("nan")).sum().backward()
+    descent.scale(optimizer, list(net.parameters()), torch.ones(2), 1.0)
+    optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def letters(lengths: list[int]) -> Records:
+    return records_of([{"text": "a" * n, "row": float(i)} for i, n in enumerate(lengths)], {"text": "text"}, None)
+
+
+def padded(records, generators) -> dict[str, torch.Tensor]:
+    longest = max(len(record["text"]) for record in records)
+    noise = torch.stack([torch.rand((), generator=g) for g in generators])
+    return {"ids": torch.ones(len(records), longest), "row": torch.tensor([r["row"] for r in records]), "noise": noise}
+
+
+def test_unlike_lengths_are_cut_into_parts_and_equal_ones_are_not():
+    for lengths, parts in (([5] * 64, 1), ([100] * 8 + [4] * 56, 8), ([3] * 15 + [90], 2)):
+        batches = Batches(letters(lengths), padded, seed=0, size=len(lengths), micro=0)
+        batches.cut()
+        assert batches.parts == parts
+        whole = sum(batch["ids"].numel() for batch in batches.at(0))
+        assert parts == 1 or whole < 0.85 * len(lengths) * max(lengths)
+        batches.close()
+
+
+def test_a_record_has_the_same_noise_however_the_batch_is_cut_and_whether_or_not_it_was_prepared():
+    def noises(parts: int, micro: int, prepared: bool) -> dict[float, float]:
+        batches = Batches(letters([1, 9, 4, 30, 2, 2, 17, 8]), padded, seed=3, size=4, micro=micro)
+        batches.parts = parts
+        if prepared:
+            batches.prepare(1)
+        found = batches.at(1)
+        batches.close()
+        return {float(r): float(n) for batch in found for r, n in zip(batch["row"], batch["noise"])}
+
+    first = noises(1, 0, False)
+    assert len(set(first.values())) == 4
+    assert all(noises(*how) == first for how in ((2, 0, False), (4, 0, True), (1, 3, True), (1, 1, False)))
+
+
+def test_a_fault_of_the_data_is_told_by_the_thread_that_collates():
+    def fails(records, generators):
+        raise BadInput("row 3 is no picture")
+
+    batches = Batches(letters([1, 2]), fails, seed=0, size=2, micro=0)
+    batches.prepare(0)
+    with pytest.raises(BadInput, match="row 3"):
+        batches.at(0)
+    batches.close()
+
+
+def test_the_thread_that_collates_takes_one_core_and_leaves_the_others_theirs():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = Batches(letters([1]), padded, seed=0, size=1, micro=0)
+        assert batches.run(torch.get_num_threads) == 1 and torch.get_num_threads() == 2
+        batches.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pictures_lie_channels_last_while_a_batch_normed_net_is_trained():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(2, 8))
+    with speed.arranged(net), speed.arranged(plain):
+        assert net[0].weight.is_contiguous(memory_format=torch.channels_last) and plain[0].weight.is_contiguous()
+        assert net(torch.randn(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+    assert net[0].weight.is_contiguous()
+
+
+def test_the_pace_of_a_long_training_counts_its_flops(monkeypatch):
+    """A linear layer of d x d over n numbers: 2 n d forward and twice that backward; its share lies between 0 and 1."""
+    monkeypatch.setattr(speed, "SHORT", 0.0)
+    net = torch.nn.Linear(64, 64, bias=False)
+    records = records_of([{"x": float(i)} for i in range(32)], {"x": "number"}, None)
+    objective = Objective(
+        net,
+        {"net": net},
+        lambda records, generators: {"x": torch.ones(len(records), 64)},
+        lambda batch, player: (net(batch["x"]).square().sum(1), torch.ones(len(batch["x"]))),
+    )
+    pace = fit(objective, records, None, FitSettings(steps=8, batch_size=16, precision="fp32"), Quiet(), True).pace
+    assert pace["flops_per_second"] * pace["seconds_per_step"] == pytest.approx(3 * 2 * 16 * 64 * 64, rel=0.5)
+    assert 0 < pace["share_of_peak"] < 1 and pace["precision"] == "fp32"
+    assert pace["records_per_second"] * pace["seconds_per_step"] == pytest.approx(16)

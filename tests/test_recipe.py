@@ -1,9 +1,6 @@
 """Recipes: each step once, whatever is changed, tampered with or killed; a recipe that is none is one message."""
 
 import json
-import multiprocessing
-import os
-import random
 import shutil
 import time
 from pathlib import Path
@@ -22,19 +19,6 @@ from onnuri.sources import Data
 from test_cli import imported
 from test_ledger import JSON
 
-KILLS = int(os.environ.get("ONNURI_KILLS", "8"))
-LIFE = {
-    "data": "builtin:iris",
-    "start": "tabular",
-    "steps": {
-        "base": {"train": {"config": SMALL, "steps": 60, "save_every": 0}},
-        "student": {"distill": {"model": "base", "size": 0.5, "steps": 40, "save_every": 0}},
-        "pruned": {"prune": {"model": "student", "share": 0.3}},
-        "recovered": {"train": {"model": "pruned", "steps": 20, "save_every": 0}},
-        "packed": {"quantize": {"model": "recovered"}},
-        "onnx": {"export": {"model": "packed"}},
-    },
-}
 SHORT = {
     "data": "builtin:iris",
     "start": "tabular",
@@ -174,51 +158,6 @@ def test_a_step_named_as_the_report(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------------ kills
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_digests(tmp_path):
-    """ONNURI_KILLS sets how many times. The children are forked from a process that has imported everything already."""
-    path = written(LIFE, tmp_path / "life.yaml")
-    start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["onnuri.operations.export", "onnuri.operations.distill", "onnxscript", "onnxruntime"])
-
-    def run(out: Path):
-        child = start.Process(target=run_recipe, args=(str(path), out, None, True))
-        child.start()
-        return child
-
-    began = time.monotonic()
-    whole = run(tmp_path / "whole")
-    whole.join(120)
-    seconds = time.monotonic() - began
-    assert whole.exitcode == 0
-    wanted = tensors(run_recipe(str(path), tmp_path / "whole", quiet=True))
-
-    seed = random.randrange(2**32)
-    draw, out, killed, kept = random.Random(seed), tmp_path / "out", 0, {}
-    while killed < KILLS:
-        child = run(out)
-        # a life needs less and less time as its steps are finished; short delays meet the early ones often
-        child.join(draw.uniform(0.05, seconds) * draw.random())
-        if child.exitcode is None:
-            child.kill()
-            killed += 1
-        child.join(60)
-        done = {name: ledger.read(out / name)[-1]["digest"] for name in LIFE["steps"] if (out / name).exists()}
-        assert kept.items() <= done.items(), f"a finished step was lost, seed {seed}"
-        assert not any(ledger.verify(out / name) for name in done), f"half a folder appeared, seed {seed}"
-        assert child.exitcode in (0, -9), f"seed {seed}"
-        kept = done
-        if child.exitcode == 0:
-            assert tensors(run_recipe(str(path), out, quiet=True)) == wanted, f"seed {seed}"
-            shutil.rmtree(out)
-            kept = {}
-    last = run(out)
-    last.join(120)
-    result = run_recipe(str(path), out, quiet=True)
-    assert last.exitcode == 0 and tensors(result) == wanted, f"seed {seed}"
-    assert rerun(result) == [] and not leftovers(out)
-    assert all(ledger.read(out / name)[-1]["digest"] == digest for name, digest in kept.items()), f"seed {seed}"
 
 
 def test_killed_between_a_folder_and_its_key(short, monkeypatch):

@@ -162,3 +162,12 @@ def test_a_folder_per_class(tmp_path):
     (tmp_path / "train" / "low" / "3.png").write_bytes(b"")
     with pytest.raises(BadInput, match="images and sounds at once"):
         open_data(str(tmp_path))
+
+
+def test_rates_without_a_common_divisor_need_no_table(monkeypatch):
+    """The weights are the same, whether they are kept or made where they are needed."""
+    sound = Sound(WAVE, 8009)
+    kept = sounds.resampled(sound, 11_003)
+    monkeypatch.setattr(sounds, "AT_ONCE", 2**12)
+    assert np.array_equal(sounds.resampled(sound, 11_003), kept)
+    assert len(sounds.resampled(Sound(WAVE, 767_999), 16_000)) == -(-len(WAVE) * 16_000 // 767_999)

@@ -34,7 +34,11 @@ def futures(records) -> set[int]:
 
 def test_a_window_is_what_was_and_what_came(write):
     data = open_data(write(table()), window="8,3")
-    assert data.records.fields == {"past": "series", "future": "series"} and data.records.answer == "future"
+    assert data.records.fields == {"past": "series", "channels": "category", "future": "series"}
+    assert (
+        data.records.answer == "future"
+        and data.records[0]["channels"].count(",") == data.records[0]["past"].shape[1] - 1
+    )
     record = data.records[20]
     assert record["past"].dtype == np.float32 and record["past"].tolist() == [[i, -i] for i in range(20, 28)]
     assert record["future"].tolist() == [[i, -i] for i in range(28, 31)]
@@ -80,7 +84,7 @@ def test_the_answer_names_the_channels_that_are_forecast(write):
 
 def test_without_a_future_the_newest_past_is_asked(write):
     data = open_data(write(table()), window="8,0")
-    assert data.records.fields == {"past": "series"} and data.records.answer is None
+    assert data.records.fields == {"past": "series", "channels": "category"} and data.records.answer is None
     assert [record["past"][-1, 0] for record in data.split("all")] == [99]
 
 

@@ -21,6 +21,7 @@ from .lowrank import LowRank
 from .weights import View, Weight, is_transposed_linear, weights
 
 SLOT = "attached"
+SCHEMES = ("int8", "int8-dynamic")
 Updates = dict[str, tuple[Weight, LowRank]]
 """{name of a weight: (the weight, the low-rank update on it)}"""
 
@@ -331,16 +332,19 @@ def load_packed(net: nn.Module, path: Path) -> None:
     for name, (dtype, scheme) in kinds.items():
         if name not in known or f"packed.{name}.codes" not in tensors or f"packed.{name}.scale" not in tensors:
             raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
-        put_stack(
-            known[name],
-            Int8(
-                tensors.pop(f"packed.{name}.codes"),
-                tensors.pop(f"packed.{name}.scale"),
-                known[name].view,
-                getattr(torch, dtype),
-                scheme,
-            ),
-        )
+        weight, codes, scale = known[name], tensors.pop(f"packed.{name}.codes"), tensors.pop(f"packed.{name}.scale")
+        if (
+            codes.shape != weight.value.shape
+            or codes.dtype != torch.int8
+            or scale.shape != (*weight.matrix.shape[:2], 1)
+        ):
+            raise BadInput(f"{path}: the packed weight {name} is of another shape or type than the model's")
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point or scheme not in SCHEMES:
+            raise BadInput(
+                f"{path}: the weight {name} is packed as {dtype!r:.40} by {scheme!r:.40}, which is not known"
+            )
+        put_stack(weight, Int8(codes, scale, weight.view, kind, scheme))
     fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
 
 

@@ -74,9 +74,16 @@ def resume(loop: "Loop") -> None:
         for parameter in loop.trained[player]:
             keys = {key: f"optimizer.{player}.{key}.{names[id(parameter)]}" for key in MOMENTS}
             optimizer.state[parameter] = {
-                key: tensors[name].to(parameter.device) for key, name in keys.items() if name in tensors
+                key: laid_like(parameter, tensors[name]) for key, name in keys.items() if name in tensors
             }
     loop.log.progress(loop.progress.step, loop.total, "resumed")
+
+
+def laid_like(parameter: nn.Parameter, moment: Tensor) -> Tensor:
+    """A moment in the memory layout of its parameter: the fused optimizer walks through both by address."""
+    if moment.shape != parameter.shape:
+        return moment.to(parameter.device)
+    return torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
 
 
 def stored(loop: "Loop") -> dict[str, Tensor]:

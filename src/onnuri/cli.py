@@ -232,7 +232,7 @@ def show_command(model: Path, as_json: bool) -> None:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="the result as JSON")
 def verify_command(model: Path, as_json: bool) -> None:
-    """Check that nothing in a model folder was changed; exit code 2 when anything was."""
+    """Check that nothing was changed in a model folder, nor in an adapter's base; exit code 2 when anything was."""
     from . import ledger
 
     faults = ledger.verify(model)
@@ -273,7 +273,10 @@ def matrix_command(out: Path | None, family: str | None, operation: str | None, 
     from .files import write_text
     from .matrix import counts, measure_matrix
     from .matrix_page import markdown, totals
+    from .plan import check_parent
 
+    if out:
+        check_parent(out)
     cells = measure_matrix(family, operation, quiet=as_json)
     if out:
         write_text(out, markdown(cells))

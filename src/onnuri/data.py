@@ -3,7 +3,7 @@
 A record is a dict of fields. The kinds of a field and the Python value that a record holds:
 `number` float or None, `category` str or None, `text` str, `image` numpy uint8 (height, width) or (height, width, 3),
 `audio` a Sound, `series` numpy float32 (times, channels).
-Reading the formats is the work of `sources.py`.
+Reading the formats is the work of `sources`.
 """
 
 import hashlib
@@ -216,6 +216,8 @@ def check_numbers(records: Records, name: str) -> None:
 def labels_of(records: Records) -> list[str]:
     """The labels of a classification in sorted order. Error when none, one, or a missing one is found."""
     name = required_answer(records)
+    if records.fields[name] not in ("category", "number", "text"):
+        raise BadInput(f"'{name}' holds {records.fields[name]}; classes are words or numbers", hint="--answer NAME")
     values = [as_label(value) for value in records.column(name)]
     labels = sorted({value for value in values if value is not None}, key=numeric_first)
     if None in values:

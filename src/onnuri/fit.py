@@ -7,26 +7,27 @@ a net draws itself runs under a seed of (seed, step, micro-batch, player, proces
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from math import ceil, cos, pi
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import checkpoint, doctor, machine, speed
-from .data import Record, Records
+from . import checkpoint, costs, descent, doctor, machine, speed
+from .batches import Batches, Collate, moved, numbers_in
+from .data import Records
 from .errors import BadSettings, BrokenPromise
-from .family import Batch, Generators, mix
+from .family import Batch, mix
 from .operation import Finding, Log, Settings
 from .speed import Loss
 from .weights import typical_size, weights, zeros_of
 
 VALIDATION_RECORDS = 2048
+READ = 16  # steps after which another device is asked for its losses; to ask is to wait for it
 SAVING = 30  # times as long as saving a state takes is trained before the next one: about 3 % of the time at most
 
 
@@ -64,7 +65,7 @@ class Objective:
 
     net: nn.Module
     parts: dict[str, nn.Module]
-    collate: Callable[[Sequence[Record], Sequence[torch.Generator]], Batch]
+    collate: Collate
     loss: Loss
     pruned: tuple[str, ...] = ()
     companions: tuple[nn.Module, ...] = ()
@@ -82,6 +83,8 @@ class Progress:
         default_factory=lambda: {"loss": [], "validation": [], "learning_rate": [], "gradient_norm": []}
     )
     findings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    pace: dict[str, Any] = field(default_factory=dict)
+    """What `speed.Pace.facts` tells of the run."""
 
 
 def fit(
@@ -100,7 +103,7 @@ def fit(
     loop = Loop(objective, train, validation, settings, log, fresh)
     dtypes = {name: tensor.dtype for name, tensor in stored(objective.net)}
     speed.widen(objective.net)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), speed.arranged(objective.net), closing(loop.batches):
         loop.run()
     objective.net.zero_grad(set_to_none=True)
     for name, tensor in stored(objective.net):
@@ -135,22 +138,34 @@ class Loop:
         self.device = torch.device(self.processes.device or "cpu")
         for net in (objective.net, *objective.companions):
             net.to(self.device)
-        self.steps_per_epoch = ceil(len(train) / settings.batch_size)
-        self.total = settings.steps or max(1, round(settings.epochs * self.steps_per_epoch))
+        self.batches = Batches(
+            train,
+            objective.collate,
+            settings.seed,
+            settings.batch_size,
+            settings.micro_batch,
+            (self.processes.process_index, self.processes.num_processes),
+        )
+        self.total = settings.steps or max(1, round(settings.epochs * self.batches.per_epoch))
         self.rate = settings.learning_rate or (2e-3 if fresh else 1e-4)
         self.trained = {
             player: [p for p in module.parameters() if p.requires_grad] for player, module in objective.parts.items()
         }
-        self.optimizers = {player: self.optimizer(parameters) for player, parameters in self.trained.items()}
+        self.optimizers = {
+            player: descent.adamw(ps, self.rate, settings.weight_decay) for player, ps in self.trained.items()
+        }
         self.zeros = zeros_of(objective.net, objective.pruned)
         self.frozen_statistics = self.must_freeze_statistics()
+        if not speed.has_batch_norm(objective.net) and not settings.micro_batch:
+            self.batches.cut()
         self.bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and speed.bf16_pays(objective.net, self.device)
         )
         self.loss: Loss = objective.loss
         self.progress = Progress()
+        self.pace = speed.Pace()
+        self.unread: list[tuple[int, str, Tensor, Tensor, float]] = []
         self.best_state: dict[str, Tensor] = {}
-        self.shuffled = (-1, torch.empty(0))
 
     # ------------------------------------------------------------------------------------------------------- the course
 
@@ -161,49 +176,58 @@ class Loop:
         saved, wait = time.monotonic(), self.settings.save_every
         with checkpoint.interruptible() as interrupted:
             while self.progress.step < self.total and not self.progress.stopped:
-                self.step()
+                with self.pace:
+                    self.step(ahead=self.progress.step + 1 < self.total)
                 self.progress.step += 1
-                if self.progress.step % self.steps_per_epoch == 0 or self.progress.step == self.total:
+                if self.progress.step % self.batches.per_epoch == 0 or self.progress.step == self.total:
                     self.end_of_epoch()
                 due = time.monotonic() - saved >= wait and self.progress.step < self.total
                 if due or interrupted:
                     began = time.monotonic()
+                    self.read()
                     checkpoint.save(self)
                     saved = time.monotonic()
                     if wait:
                         wait = max(self.settings.save_every, SAVING * (saved - began))
                 if interrupted:
                     raise KeyboardInterrupt
+        self.progress.pace = self.pace.facts(self.bf16, self.device, self.settings.batch_size)
         if self.best_state:
             self.objective.net.load_state_dict(self.best_state)
 
-    def step(self) -> None:
-        """One optimizer step of each player on the same records."""
+    def step(self, ahead: bool = False) -> None:
+        """One optimizer step of each player on the same records. `ahead`: collate the next ones meanwhile."""
         step = self.progress.step
-        records, keys, epoch = self.batch(step)
-        self.objective.net.train()
-        for module in self.frozen_statistics:
-            module.eval()
-        mean = 0.0
+        batches = [moved(batch, self.device) for batch in self.batches.at(step)]
+        if ahead:
+            self.batches.prepare(step + 1)
+        self.pace.numbers = sum(map(numbers_in, batches))
+        self.training_mode()
         for turn, player in enumerate(self.objective.parts):
             with self.only(player):
-                mean = self.backward(records, keys, epoch, player, turn)
-                norm = self.clip(player)
-                if not np.isfinite(mean) or not np.isfinite(norm):
-                    self.fail(records, keys, epoch)
+                sums = self.backward(batches, player, turn)
+                norm = self.scale(player, sums)
                 if step in self.probes():
-                    self.examine(player, norm, records, keys, epoch)
+                    self.examine(player, float(norm), batches[0])
                 self.set_rate(player)
                 self.optimizers[player].step()
             self.optimizers[player].zero_grad(set_to_none=True)
-            self.note(player, mean, norm)
+            self.unread.append((step, player, sums, norm, self.optimizers[player].param_groups[0]["lr"]))
         with torch.no_grad():
             for parameter, zero in self.zeros:
                 parameter[zero] = 0
-        self.log.progress(step + 1, self.total, f"loss {mean:.4g}")
+        if self.device.type == "cpu" or step % READ == 0:
+            self.read()
+        self.log.progress(step + 1, self.total, f"loss {self.progress.curves['loss'][-1][1]:.4g}")
+
+    def training_mode(self) -> None:
+        self.objective.net.train()
+        for module in self.frozen_statistics:
+            module.eval()
 
     def end_of_epoch(self) -> None:
         """Validate, remember the best, look at the curves."""
+        self.read()
         progress = self.progress
         if self.validation is not None:
             value = self.validate()
@@ -215,50 +239,27 @@ class Loop:
                     self.best_state = {k: v.detach().clone() for k, v in self.objective.net.state_dict().items()}
             progress.stopped = 0 < self.settings.patience <= progress.since_best
         if len(self.objective.parts) == 1:  # the losses of players against each other need not fall
-            moved = sum(rate for _, rate in progress.curves["learning_rate"]) / typical_size(
+            drift = sum(rate for _, rate in progress.curves["learning_rate"]) / typical_size(
                 p for ps in self.trained.values() for p in ps
             )
-            self.find(doctor.check_curves(progress.curves["loss"], progress.curves["validation"], moved))
+            self.find(doctor.check_curves(progress.curves["loss"], progress.curves["validation"], drift))
 
     # ---------------------------------------------------------------------------------------------------- parts of a step
 
-    def batch(self, step: int) -> tuple[list[Record], list[int], int]:
-        """This process's records of a step, their row numbers, and the epoch."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        size = self.settings.batch_size
-        whole = self.order(epoch)[place * size : (place + 1) * size]
-        rows = whole[self.processes.process_index :: self.processes.num_processes].tolist()
-        return self.train[rows].list(), rows, epoch
-
-    def order(self, epoch: int) -> Tensor:
-        """The rows of an epoch, shuffled; kept until another epoch is asked for."""
-        if self.shuffled[0] != epoch:
-            generator = torch.Generator().manual_seed(mix(self.settings.seed, epoch))
-            self.shuffled = epoch, torch.randperm(len(self.train), generator=generator)
-        return self.shuffled[1]
-
-    def micro_batches(self, records: list[Record], keys: list[int], epoch: int) -> Iterator[Batch]:
-        size = self.settings.micro_batch or max(len(records), 1)
-        for start in range(0, len(records), size):
-            generators = Generators(mix(self.settings.seed, epoch), keys[start : start + size])
-            batch = self.objective.collate(records[start : start + size], generators)
-            yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-
-    def backward(self, records: list[Record], keys: list[int], epoch: int, player: str, turn: int) -> float:
-        """Leave the gradient of the mean loss over the whole batch, all processes included; return that mean."""
+    def backward(self, batches: list[Batch], player: str, turn: int) -> Tensor:
+        """Leave the gradient of the summed loss over the whole batch, all processes included; (loss, count) of it."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(self.micro_batches(records, keys, epoch)):
+        for number, batch in enumerate(batches):
             self.seed(self.progress.step, number, turn)
             with self.autocast():
                 total, count = self.loss(batch, player)
             total.sum().backward()
             sums += torch.stack([total.detach().sum(), count.detach().sum()]).double()
-        sums = self.reduce(sums)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.trained[player]]
         self.reduce_gradients(gradients)
         for parameter, gradient in zip(self.trained[player], gradients):
-            parameter.grad = gradient.div_(max(float(sums[1]), 1e-12))
-        return float(sums[0] / sums[1].clamp_min(1e-12))
+            parameter.grad = gradient
+        return self.reduce(sums)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -273,16 +274,11 @@ class Loop:
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
                 gradient.copy_(part.view_as(gradient))
 
-    def clip(self, player: str) -> float:
-        """Clip this player's gradient; the norm before."""
-        limit = self.settings.clip or float("inf")
-        return float(nn.utils.clip_grad_norm_(self.trained[player], limit)) if self.trained[player] else 0.0
+    def scale(self, player: str, sums: Tensor) -> Tensor:
+        return descent.scale(self.optimizers[player], self.trained[player], sums, self.settings.clip)
 
     def set_rate(self, player: str) -> None:
-        """Linear warm-up, then a cosine down to a tenth."""
-        step, warm = self.progress.step, max(1, round(self.settings.warmup * self.total))
-        along = min(1.0, (step - warm) / max(1, self.total - warm))
-        factor = (step + 1) / (warm + 1) if step < warm else 0.1 + 0.45 * (1 + cos(pi * along))
+        factor = descent.schedule(self.progress.step, self.total, self.settings.warmup)
         for group in self.optimizers[player].param_groups:
             group["lr"] = self.rate * factor
 
@@ -293,13 +289,9 @@ class Loop:
         sums = torch.zeros(2, dtype=torch.float64)
         self.objective.net.eval()
         self.seed(self.progress.step, 0, -1)
-        size = self.settings.micro_batch or self.settings.batch_size
         with torch.no_grad(), self.autocast():
-            for start in range(0, len(self.validation), size):
-                records = self.validation.list(slice(start, start + size))
-                generators = Generators(self.settings.seed, range(start, start + len(records)))
-                batch = {k: v.to(self.device) for k, v in self.objective.collate(records, generators).items()}
-                total, count = self.objective.loss(batch, player)
+            for batch in self.batches.of(self.validation):
+                total, count = self.objective.loss(moved(batch, self.device), player)
                 sums += torch.stack([total.sum(), count.sum()]).double().cpu()
         return float(sums[0] / sums[1].clamp_min(1e-12))
 
@@ -328,16 +320,6 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ decided at the start
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW; only matrices decay, since decaying a norm or a bias only hurts."""
-        groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": self.settings.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(
-            [g for g in groups if g["params"]] or groups[:1], lr=self.rate, betas=(0.9, 0.98), fused=True
-        )
-
     def must_freeze_statistics(self) -> list[nn.Module]:
         """The batch-norm layers whose running statistics must stand still: they see micro-batches, or belong to a base
         that is not trained. One example would otherwise change another's loss."""
@@ -354,12 +336,9 @@ class Loop:
 
     def compile(self) -> None:
         """Replace the loss by its compiled form where that pays on the first batch."""
-        records, keys, epoch = self.batch(0)
-        player = next(iter(self.objective.parts))
+        batch, player = moved(self.batches.at(0)[0], self.device), next(iter(self.objective.parts))
         with self.only(player), self.autocast():
-            self.loss = speed.compiled_if_it_pays(
-                self.loss, next(self.micro_batches(records, keys, epoch)), player, self.log
-            )
+            self.loss = speed.compiled_if_it_pays(self.loss, batch, player, self.log)
         self.objective.net.zero_grad(set_to_none=True)
 
     # ------------------------------------------------------------------------------------------------------- the doctor
@@ -368,15 +347,24 @@ class Loop:
         """The steps at which gradients and units are looked at."""
         return {self.total // 20, self.total // 4, self.total // 2, self.total * 3 // 4}
 
-    def examine(self, player: str, norm: float, records: list[Record], keys: list[int], epoch: int) -> None:
+    def examine(self, player: str, norm: float, batch: Batch) -> None:
         self.find(doctor.probe(weights(self.objective.parts[player]), norm, self.progress.step))
-        batch = next(self.micro_batches(records, keys, epoch), None)
-        if batch is not None:
-            self.objective.net.eval()  # looking must not move batch-norm statistics
-            self.find(doctor.check_units(self.objective.parts[player], lambda: self.loss(batch, player)))
-            self.objective.net.train()
-            for module in self.frozen_statistics:
-                module.eval()
+        self.objective.net.eval()  # looking must not move batch-norm statistics
+        self.find(doctor.check_units(self.objective.parts[player], lambda: self.objective.loss(batch, player)))
+        if not self.pace.per_number:
+            self.pace.per_number = self.flops(batch) / max(numbers_in(batch), 1)
+        self.training_mode()
+
+    def flops(self, batch: Batch) -> float:
+        """FLOPs of a step: a forward pass of each player, as much again for the gradients of what flows through the
+        net, and for those of the weights that are trained."""
+        trained = {id(p) for ps in self.trained.values() for p in ps}
+        sizes = [(p.numel(), id(p) in trained) for p in self.objective.net.parameters()]
+        share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
+        with torch.no_grad(), self.autocast(), costs.watched() as watch:
+            for player in self.objective.parts:
+                self.objective.loss(batch, player)
+        return (2 + share) * watch.total_flops
 
     def find(self, findings: Iterator[Finding]) -> None:
         for finding in findings:
@@ -384,17 +372,19 @@ class Loop:
                 self.log.warn(f"{finding.name}: {finding.evidence}; cure: {finding.cure}")
             self.progress.findings[finding.name] = (finding.evidence, finding.cure)
 
-    def fail(self, records: list[Record], keys: list[int], epoch: int) -> None:
-        batch = next(self.micro_batches(records, keys, epoch))
-        finding = doctor.not_a_number(self.progress.step, batch, self.objective.net)
-        raise BrokenPromise(f"{finding.name}: {finding.evidence}", hint=finding.cure)
-
-    def note(self, player: str, mean: float, norm: float) -> None:
-        """Add to the curves; the first player's are the ones shown, the others' under their own names."""
-        step, curves = self.progress.step + 1, self.progress.curves
-        if player == next(iter(self.objective.parts)):
-            curves["loss"].append((step, mean))
-            curves["gradient_norm"].append((step, norm))
-            curves["learning_rate"].append((step, self.optimizers[player].param_groups[0]["lr"]))
-        else:
-            curves.setdefault(f"loss {player}", []).append((step, mean))
+    def read(self) -> None:
+        """Take the losses of the last steps into the curves, the first player's as the ones shown, the others' under
+        their own names. BrokenPromise, with the doctor's cure, for one that is no number."""
+        curves = self.progress.curves
+        for step, player, sums, norm, rate in self.unread:
+            mean = float(sums[0] / sums[1].clamp_min(1e-12))
+            if not np.isfinite(mean) or not np.isfinite(float(norm)):
+                finding = doctor.not_a_number(step, self.batches.at(step)[0], self.objective.net)
+                raise BrokenPromise(f"{finding.name}: {finding.evidence}", hint=finding.cure)
+            if player == next(iter(self.objective.parts)):
+                curves["loss"].append((step + 1, mean))
+                curves["gradient_norm"].append((step + 1, float(norm)))
+                curves["learning_rate"].append((step + 1, rate))
+            else:
+                curves.setdefault(f"loss {player}", []).append((step + 1, mean))
+        self.unread = []

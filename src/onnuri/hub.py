@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .bounds import bounded
 from .errors import BadInput, BadSettings, OnnuriError, propose
 from .family import seeded
 from .weightnorm import fold_norms, unfolded
@@ -192,7 +193,7 @@ def empty_net(auto: Any, folder: Path) -> Any:
 def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any) -> Any:
     """The body of `folder` under the class `auto`, with a new head drawn from `generator`. BadInput when a tensor of
     the body is missing or has another shape; a pooler belongs to the head, since not every body brings one."""
-    with seeded(generator):
+    with seeded(generator), bounded(folder):
         net, report = guarded(
             auto.from_pretrained,
             folder,
@@ -238,6 +239,8 @@ def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
         raise
     except Exception as error:  # the libraries raise whatever a malformed folder makes them stumble over
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, MemoryError) or "can't allocate memory" in reason:
+            reason = "it describes a net that no memory here can hold"
         if "does not recognize this architecture" in reason:
             reason = unknown_type(peek(folder).get("model_type"))
         raise BadInput(f"{folder} cannot be opened: {reason}") from error

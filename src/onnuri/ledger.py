@@ -14,14 +14,47 @@ from .errors import BadInput
 
 FILE = "onnuri/ledger.jsonl"
 Line = dict[str, Any]
-NUMBER = (int, float)
-AFTER = {"headline": [str], "scores": dict, "interval": [NUMBER], "bytes": NUMBER, "parameters": int, "records": int}
+
+
+def is_number(value: Any) -> bool:
+    """A number that can be computed with."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def is_measured(value: Any) -> bool:
+    """Nothing, or scores that are numbers, one of which is the headline."""
+    if value is None:
+        return True
+    if not fits(value, {"headline": [str], "scores": dict}) or not all(map(is_number, value["scores"].values())):
+        return False
+    return len(value["headline"]) == 2 and value["headline"][0] in value["scores"]
+
+
+def is_result(value: Any) -> bool:
+    """What was measured of a result, with its interval."""
+    return is_measured(value) and fits(value, AFTER) and len(value["interval"]) == 2
+
+
+def are_measured(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_measured, value.values()))
+
+
+AFTER = {
+    "interval": [is_number],
+    "interval_method": str,
+    "bytes": is_number,
+    "parameters": is_number,
+    "records": is_number,
+}
+BASE = {"path": str, "digest": str}
 LICENSE = {
     "name": str,
     "parents": [{"path": str, "id": str, "name": str, "link": str}],
     "permitted": dict,
     "conditions": [str],
     "conflicts": [str],
+    "front": dict,
+    "advice": str,
 }
 SHAPE = {
     "digest": str,
@@ -32,13 +65,13 @@ SHAPE = {
     "settings": dict,
     "inputs": [{"role": str, "path": str}],
     "output": dict,
-    "energy": {"joules": NUMBER, "error": NUMBER},
-    "promises": [{"text": str, "value": NUMBER, "kept": bool}],
+    "energy": {"joules": is_number, "error": is_number},
+    "promises": [{"text": str, "value": is_number, "kept": bool}],
     "findings": [{"name": str, "evidence": str}],
-    "seconds": NUMBER,
+    "seconds": is_number,
 }
 """What every line holds: card, timeline and recipe read it unasked."""
-MORE = {"after": AFTER, "license": LICENSE}
+MORE = {"after": is_result, "before": is_measured, "parents": are_measured, "license": LICENSE, "warnings": [str]}
 """What a line holds besides where it has these: a result that was measured, licenses since they are recorded."""
 
 
@@ -63,12 +96,12 @@ def read(folder: Path) -> list[Line]:
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Whether a JSON value has a shape: a type, {name: shape} or [shape of every entry]."""
+    """Whether a JSON value has a shape: a type, a function that knows, {name: shape} or [shape of every entry]."""
     if isinstance(shape, dict):
         return isinstance(value, dict) and all(fits(value.get(name), part) for name, part in shape.items())
     if isinstance(shape, list):
         return isinstance(value, list) and all(fits(entry, shape[0]) for entry in value)
-    return isinstance(value, shape)
+    return isinstance(value, shape) if isinstance(shape, type) else shape(value)
 
 
 def texts_of(path: Path) -> list[str]:
@@ -119,7 +152,13 @@ def file_digest(path: Path) -> str:
 
 
 def verify(folder: Path) -> list[str]:
-    """[] when nothing was changed since the last operation; else every fault found."""
+    """[] when nothing was changed since the last operation; else every fault found.
+
+    Found for certain: any change of a byte in any file of the folder, the card, the reports and the ledger included; a file
+    that was added, removed or renamed; a line of the ledger that was changed, removed or moved; of an adapter, the same in
+    its base. Not looked at: times, permissions and empty folders, and the data. Whoever rewrites the whole ledger with all
+    its digests makes another evidence that verifies as well: compare the last digest with one that was kept elsewhere.
+    """
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder", hint="name a model folder")
     lines = read(folder)
@@ -127,6 +166,11 @@ def verify(folder: Path) -> list[str]:
         raise BadInput(
             f"{folder} has no ledger ({FILE}), so nothing can be verified", hint="folders that Onnuri wrote have one"
         )
+    return faults_of(folder, lines) + base_faults(folder, lines[-1]["output"].get("base"))
+
+
+def faults_of(folder: Path, lines: list[Line]) -> list[str]:
+    """What was changed in the folder itself."""
     faults = []
     for number, (line, text) in enumerate(zip(lines, texts_of(folder / FILE))):
         if line["digest"] != digest(line) or canonical(line) != text:
@@ -137,6 +181,24 @@ def verify(folder: Path) -> list[str]:
         faults.append("the end of the ledger was changed")
     stated = lines[-1]["output"].get("files")
     return faults + compare(stated if isinstance(stated, dict) else {}, file_digests(folder))
+
+
+def base_faults(folder: Path, stated: Any) -> list[str]:
+    """What was changed in the base that a model needs, `stated` as {path, digest}. The base lies where it lay, or beside
+    the model under the same name."""
+    if not fits(stated, BASE):
+        return []
+    places = [Path(stated["path"]), folder.resolve().parent / Path(stated["path"]).name]
+    base = next((place for place in places if place.is_dir()), None)
+    if base is None:
+        return [f"its base {stated['path']} is not here"]
+    try:
+        lines = read(base)
+        faults = [f"its base {base}: {fault}" for fault in (faults_of(base, lines) if lines else [])]
+        other = folder_digest(base) != stated["digest"]
+    except BadInput as error:
+        return [f"its base: {fault}" for fault in error.faults]
+    return faults or ([f"its base {base} was changed or replaced"] if other else [])
 
 
 def compare(stated: dict[str, str], found: dict[str, str]) -> list[str]:

@@ -23,9 +23,10 @@ from .adapters import (
     write_adapter,
     write_own,
 )
+from .bounds import bounded
 from .claims import claimed_by
 from .data import Record, Records, check_answers, check_fields, check_numbers
-from .errors import BadInput, Refusal
+from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
 from .hub import PICKLES, check_folder, guarded, read_json
 
@@ -85,6 +86,21 @@ class Model:
             check_answers(records, name, labels)
         elif judged and kind == "number":
             check_numbers(records, name)
+        if self.folder is not None:
+            self.check_answering(records[0])
+
+    def check_answering(self, record: Record) -> None:
+        """BadInput where the net cannot take a record that holds what it asks for: its config or its processor says other
+        than its weights, which nothing notices before."""
+        try:
+            self.outputs(self.collate(self.asked([record])))
+        except OnnuriError:
+            raise
+        except Exception as error:  # a library's net stumbles over anything
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BadInput(
+                f"{self.folder} cannot answer: {reason}", hint="fetch it again; its config does not fit it"
+            ) from error
 
     def collate(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> Batch:
         return self.family.collate(records, self.assets, Generators(seed, keys or range(len(records))))
@@ -126,7 +142,8 @@ def open_model(folder: Path | str) -> Model:
     family = claimed_by(folder)
     packed = folder / OWN / "packed.safetensors"
     session = open_session(folder)
-    net, assets = guarded(family.read, folder, packed.exists() or session is not None)
+    with bounded(folder):
+        net, assets = guarded(family.read, folder, packed.exists() or session is not None)
     if session:
         session.original = without_tensors(net)
     elif packed.exists():
@@ -211,6 +228,11 @@ def count_parameters(net: nn.Module) -> int:
     net = net.original if isinstance(net, Session) else net
     tensors = [*net.parameters(), *(tensor for tensor in net.buffers() if tensor.dtype == torch.int8)]
     return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def stored_bytes(net: nn.Module) -> int:
+    """Bytes of all the tensors that the net stores; what a file of them needs at least."""
+    return sum(value.nbytes for value in net.state_dict().values() if isinstance(value, Tensor) and not value.is_meta)
 
 
 def without_tensors(net: nn.Module) -> nn.Module:

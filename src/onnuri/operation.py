@@ -36,6 +36,8 @@ class Result:
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    pace: dict[str, Any] = field(default_factory=dict)
+    """Of a training: its speed, and the share of the machine's peak."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from . import machine
 
 BUDGET = 0.25  # seconds for each figure
 REPEATS = (3, 12)  # at least, at most
-SIDES = (128, 256, 512, 1024)  # of the square matrices, the first one of which a product takes long enough
+CPU = torch.device("cpu")
+SIDES = (
+    128,
+    256,
+    512,
+    1024,
+    2048,
+    4096,
+    8192,
+)  # of the square matrices, the first one of which a product takes long enough
+REFERENCE = 1024  # side of the product by which a busy machine is told
 LONG = 0.004  # seconds of one product: the clock and the call are then lost in it
 ARRAY = 128 * 2**20  # bytes of an array that no cache holds
 CALLS = 200
@@ -64,21 +74,23 @@ def measure_peaks() -> Peaks:
     return Peaks(flops, bandwidth_peak(), call_seconds(), torch.get_num_threads())
 
 
-def product_peak(kind: torch.dtype) -> Peak:
+def product_peak(kind: torch.dtype, device: torch.device = CPU) -> Peak:
     """FLOP/s of a square product of this type."""
     for side in SIDES:
-        work = product(kind, side)
+        work = product(kind, side, device)
         work()
         if seconds(work) > LONG:
             break
     return best_of(work, 2 * side**3)
 
 
-def product(kind: torch.dtype, side: int) -> Callable[[], Any]:
-    a = torch.randint(-127, 127, (side, side), dtype=torch.int8)
+def product(kind: torch.dtype, side: int, device: torch.device = CPU) -> Callable[[], Any]:
+    a = torch.randint(-127, 127, (side, side), dtype=torch.int8, device=device)
     if kind == torch.int8:
         return lambda: torch._int_mm(a, a.t())  # type: ignore[attr-defined]
     a = a.to(kind)
+    if device.type == "cuda":
+        return lambda: (torch.mm(a, a), torch.cuda.synchronize(device))
     return lambda: torch.mm(a, a)
 
 
@@ -139,7 +151,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 def reference() -> float:
     """Seconds of a product that is the same each time: the median of several, since the best would hide a busy machine."""
-    work = product(torch.float32, SIDES[-1])
+    work = product(torch.float32, REFERENCE)
     work()
     work()
     return median(seconds(work) for _ in range(7))

@@ -35,9 +35,16 @@ def check_output(out: Path, inputs: Iterable[str]) -> None:
         raise BadInput(f"{out} already exists; what is finished is never overwritten", hint="another --out")
     if out.name in ("", ".."):
         raise BadInput(f"{out} is no name for a result", hint="--out runs/NAME")
-    parent = next(p for p in [out.parent, *out.parent.parents] if p.exists())
-    if not parent.is_dir():
-        raise BadInput(f"{parent} is not a folder")
+    check_parent(out)
     for source in map(Path, inputs):
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             raise BadInput(f"{out} lies inside {source}, which would be changed by it", hint="an --out beside it")
+
+
+def check_parent(out: Path) -> None:
+    """The folder of a result, or the nearest one that is there, takes new files."""
+    parent = next(p for p in [out.parent, *out.parent.parents] if p.exists())
+    if not parent.is_dir():
+        raise BadInput(f"{parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"{out} cannot be written: {parent} may only be read", hint="another --out")

@@ -63,7 +63,7 @@ class Progress:
             name: json.dumps(value)
             for name, value in (("facts", facts), ("warnings", self.warnings), ("spent", self.spent()))
         }
-        with whole_file(self.state) as partial:
+        with whole_file(self.state, sum(value.nbytes for value in tensors.values())) as partial:
             save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
 
     def load_state(self) -> tuple[dict, dict] | None:

@@ -13,17 +13,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import __version__, ledger, registry
 from .errors import BadInput, BadSettings, OnnuriError, UnknownName, propose
-from .files import is_main_process, write_text
+from .files import is_main_process, locked, partial_of, sweep, tidied, write_text, writing
+from .plain_yaml import load_yaml, plain
 
 BUILT_IN = Path(__file__).parent / "recipes"
-LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
-DEEPEST, MOST = 20, 10_000  # nesting and values of a recipe: an alias may stand for a bomb or for itself
 RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "window", "steps")
-REPORT_MARK = ".report"  # no step can be called so
+KEYS, REPORT_MARK, LOCK = ".keys", ".report", ".lock"  # no step can be called so
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,11 @@ def run_recipe(
     recipe = read_recipe(source, changes or {})
     out = out or Path("runs") / recipe.name
     done = [finished(step, out) for step in recipe.steps]
-    if not all(done):
+    lines = [line for line in done if line]
+    if len(lines) < len(done):
         check_settings([step for step, line in zip(recipe.steps, done) if not line])
-    lines = []
-    for step in recipe.steps:
-        lines.append(finished(step, out) or carry_out(step, recipe, out, quiet))
-    write_report(recipe, lines, out, time.perf_counter() - began)
+    if len(lines) < len(done) or not is_reported(lines, out) or is_littered(recipe, out):
+        lines = completed(recipe, out, quiet)
     steps = [summary(step, line, out, line == was) for step, line, was in zip(recipe.steps, lines, done)]
     return {
         "recipe": recipe.name,
@@ -116,53 +112,6 @@ def form_faults(text: dict[str, Any]) -> list[str]:
     if text.get("name") and not is_name(str(text["name"])):
         faults.append(f"'name' must be letters, digits, - and _, found {text['name']!r}")
     return faults
-
-
-class Loader(yaml.SafeLoader):
-    """YAML in which a name that occurs twice is an error, not a value that is lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise yaml.constructor.ConstructorError(None, None, f"'{twice[0]}' occurs twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The recipe's text as plain values. BadInput for whatever is not YAML of a recipe's size."""
-    try:
-        if path.stat().st_size > LARGEST:
-            raise BadInput(f"{path} is larger than a recipe can be")
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except OnnuriError:
-        raise
-    except Exception as error:  # PyYAML lets through whatever a scalar of a wrong form makes it stumble over
-        raise BadInput(f"{path} is not a recipe: {' '.join(str(error).split()) or type(error).__name__}") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{path} is not a recipe: it must be a mapping with data and steps")
-    return plain(value, path)
-
-
-def plain(value: Any, path: Path) -> Any:
-    """A copy with names that are texts and values that JSON knows. BadInput for others, and for too many or too deep."""
-    room = MOST
-
-    def copy(part: Any, depth: int) -> Any:
-        nonlocal room
-        room -= 1
-        if depth > DEEPEST or room < 0:
-            raise BadInput(f"{path} is not a recipe: it is nested too deeply, or stands for too much")
-        if isinstance(part, dict):
-            return {copy(str(name), depth): copy(entry, depth + 1) for name, entry in part.items()}
-        if isinstance(part, list):
-            return [copy(entry, depth + 1) for entry in part]
-        if part is not None and not isinstance(part, (str, int, float)):
-            raise BadInput(f"{path}: {str(part)[:80]!r} is no text, number, list or mapping", hint="quote it")
-        if isinstance(part, str) and ("\0" in part or any("\ud800" <= letter <= "\udfff" for letter in part)):
-            raise BadInput(f"{path}: {part[:80]!r} holds what is no character")
-        return part
-
-    return copy(value, 0)
 
 
 def is_name(text: str) -> bool:
@@ -269,7 +218,7 @@ def finished(step: Step, out: Path) -> dict[str, Any] | None:
     folder = out / step.name
     try:
         lines = ledger.read(folder)
-        mark = (out / ".keys" / step.name).read_text()
+        mark = (out / KEYS / step.name).read_text()
         same = bool(lines) and mark in (step.key, f"{step.key} {lines[-1]['digest']}")
         return lines[-1] if same and not ledger.verify(folder) and follows(step, lines[-1], out) else None
     except (BadInput, OSError, UnicodeDecodeError):
@@ -281,6 +230,32 @@ def follows(step: Step, line: dict[str, Any], out: Path) -> bool:
     made_from = {entry["role"]: entry["digest"] for entry in line["inputs"]}
     parents = {role: out / name for role, name in step.inputs.items() if name in step.parents}
     return all(made_from.get(role) == ledger.folder_digest(folder) for role, folder in parents.items())
+
+
+def places_of(recipe: Recipe, out: Path) -> list[Path]:
+    """All that a recipe writes."""
+    names = [step.name for step in recipe.steps]
+    return [
+        out / "report.html",
+        *(out / name for name in names),
+        *(out / KEYS / name for name in (*names, REPORT_MARK)),
+    ]
+
+
+def is_littered(recipe: Recipe, out: Path) -> bool:
+    """Whether a killed process left something unfinished beside what the recipe writes."""
+    return any(map(os.path.lexists, [out / KEYS / LOCK, *map(partial_of, places_of(recipe, out))]))
+
+
+def completed(recipe: Recipe, out: Path, quiet: bool) -> list[dict[str, Any]]:
+    """Run what is not done and write the report, as the only process in `out`. The ledger lines."""
+    keys = out / KEYS
+    with writing(out), tidied(keys), locked(keys / LOCK, out):
+        for place in places_of(recipe, out):
+            sweep(place)
+        lines = [finished(step, out) or carry_out(step, recipe, out, quiet) for step in recipe.steps]
+        write_report(recipe, lines, out)
+    return lines
 
 
 def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:
@@ -297,9 +272,14 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
     inputs = {role: str(out / value) if value in step.parents else value for role, value in step.inputs.items()}
-    write_text(out / ".keys" / step.name, step.key)
-    line = execute(step.operation, step.settings, inputs, folder, recipe.options, quiet)
-    write_text(out / ".keys" / step.name, f"{step.key} {line['digest']}")
+    note = out / KEYS / step.name
+    write_text(note, step.key)
+    try:
+        line = execute(step.operation, step.settings, inputs, folder, recipe.options, quiet)
+    finally:
+        if not folder.exists():
+            note.unlink(missing_ok=True)
+    write_text(note, f"{step.key} {line['digest']}")
     return line
 
 
@@ -331,12 +311,19 @@ def summary(step: Step, line: dict[str, Any], out: Path, cached: bool) -> dict[s
 # ---------------------------------------------------------------------------------------------------------------- report
 
 
-def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -> None:
+def mark_of(lines: list[dict[str, Any]]) -> str:
+    return sha256("".join(line["digest"] for line in lines).encode()).hexdigest()
+
+
+def is_reported(lines: list[dict[str, Any]], out: Path) -> bool:
+    """Whether `report.html` was written from exactly these lines."""
+    note = out / KEYS / REPORT_MARK
+    return (out / "report.html").exists() and note.exists() and note.read_bytes() == mark_of(lines).encode()
+
+
+def write_report(recipe: Recipe, lines: list[dict[str, Any]], out: Path) -> None:
     """`report.html`, unless it was written from exactly these lines already."""
-    mark = sha256("".join(line["digest"] for line in lines).encode()).hexdigest()
-    page = out / "report.html"
-    note = out / ".keys" / REPORT_MARK
-    if page.exists() and note.exists() and note.read_text() == mark:
+    if is_reported(lines, out):
         return
     from . import machine
     from .report import recipe_page
@@ -345,13 +332,10 @@ def write_report(recipe: Recipe, lines: list[dict], out: Path, seconds: float) -
         {"name": step.name, "operation": step.operation, "line": line, "path": str(out / step.name)}
         for step, line in zip(recipe.steps, lines)
     ]
-    write_text(
-        page,
-        recipe_page(
-            recipe.name, steps, samples(recipe, out), sum(line["seconds"] for line in lines), machine.describe()
-        ),
-    )
-    write_text(note, mark)
+    seconds = sum(line["seconds"] for line in lines)
+    page = recipe_page(recipe.name, steps, samples(recipe, out), seconds, machine.describe())
+    write_text(out / "report.html", page)
+    write_text(out / KEYS / REPORT_MARK, mark_of(lines))
 
 
 def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:

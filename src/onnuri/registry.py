@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RECORDS = {"families": ("family", "Family"), "operations": ("operation", "Operation")}
 """{axis: module and class of its records}"""
 
+ONE_OF = {"families": "family", "operations": "operation", "runtimes": "runtime"}
 RUNTIME = {"name": str, "artefact": str, "open": Callable}
 
 
@@ -52,7 +53,7 @@ def load(axis: str, name: str) -> Any:
     """The record registered under `name`, checked. UnknownName with the nearest names; BadInput, with the package and
     all that is wrong, for one that cannot be imported or is no complete record."""
     if name not in entries(axis):
-        raise UnknownName(f"no {axis} entry is called '{name}'; {propose(name, entries(axis))}")
+        raise UnknownName(f"there is no {ONE_OF.get(axis, axis)} '{name}'; {propose(name, entries(axis))}")
     entry = entries(axis)[name]
     try:
         record = entry.load()

@@ -380,6 +380,7 @@ def entry(step: dict) -> dict:
     chain = {name: step.get(name) or None for name in ("previous", "digest")}
     parts = [
         (("Settings", "설정"), {**step["settings"], "seed": step.get("seed")}),
+        (("Pace", "속도"), step.get("pace", {})),
         (("Inputs", "입력"), inputs),
         (("Output", "출력"), output),
         (("License", "라이선스"), license(step["license"])),

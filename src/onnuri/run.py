@@ -15,10 +15,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import __version__, ledger, license, machine, plan, registry
+from . import __version__, ledger, machine, plan, registry
 from .data import Data
 from .errors import BadInput, BrokenPromise
-from .files import STATE, appear, fresh_folder, is_main_process, staging, write_text
+from .evidence import base_of, changed_since, described, inherited, keep_notices, model_folders, parents, thin, versions
+from .files import STATE, appear, fresh_folder, is_main_process, staging, sweep, write_text, writing
 from .operation import Operation, Promise, Result, Settings
 
 SAMPLES = 24
@@ -42,14 +43,16 @@ def execute(
     inputs = {role: str(where) for role, where in inputs.items()}
     out = Path(out) if out is not None else None
     require_inputs(operation, inputs, out)
-    if out is not None:
-        plan.check_output(out, inputs.values())
     with limited_warnings():
-        if operation.gives != "model":
-            return look(operation, chosen, inputs, out, data_options or {}, quiet)
-        assert out is not None
+        if out is None:
+            return look(operation, chosen, inputs, None, None, data_options or {}, quiet)
+        sweep(out)
+        plan.check_output(out, inputs.values())
         with staging(out) as partial:
-            return transform(operation, chosen, inputs, out, partial, data_options or {}, quiet)
+            if is_main_process():  # a process that was here a moment ago may have put its result there
+                plan.check_output(out, inputs.values())
+            carry_out = transform if operation.gives == "model" else look
+            return carry_out(operation, chosen, inputs, out, partial, data_options or {}, quiet)
 
 
 def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | None) -> None:
@@ -111,24 +114,18 @@ def body(folder: Path, settings: Any, data: Data):
     return Model(family, net, assets, folder, read_pruned(folder))
 
 
-def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the ledger says of the inputs."""
-    return [
-        {
-            "role": role,
-            "path": where,
-            "digest": found[role].digest if isinstance(found[role], Data) else ledger.folder_digest(Path(where)),
-        }
-        for role, where in inputs.items()
-    ]
-
-
 # ------------------------------------------------------------------------------------------------ operations that only look
 
 
 def look(
-    operation: Operation, settings: Settings, inputs: dict[str, str], out: Path | None, options: dict, quiet: bool
-) -> dict:
+    operation: Operation,
+    settings: Settings,
+    inputs: dict[str, str],
+    out: Path | None,
+    partial: Path | None,
+    options: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
     """Apply an operation that changes no model; its report, or where its records were written."""
     from .answers import require_ending, write_records
     from .progress import Progress
@@ -142,8 +139,10 @@ def look(
             log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
         result = operation.apply(settings, log, **found)
     if result.records is not None:
-        assert out is not None
-        write_records(result.records, out)
+        assert out is not None and partial is not None
+        if is_main_process():
+            write_records(result.records, partial / f"result{out.suffix}")
+            appear(partial / f"result{out.suffix}", out)
         return {"operation": operation.name, "records": len(result.records), "out": str(out)}
     report = {
         "operation": operation.name,
@@ -152,8 +151,9 @@ def look(
         **(result.report or {}),
         **({"warnings": log.warnings} if log.warnings else {}),
     }
-    if out is not None:
-        write_text(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if out is not None and partial is not None and is_main_process():
+        write_text(partial / "result", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        appear(partial / "result", out)
     return report
 
 
@@ -183,7 +183,7 @@ def transform(
     quiet: bool,
 ) -> dict[str, Any]:
     """Apply, save, reopen, check, measure, write the evidence, and let the folder appear. The ledger line."""
-    from .model import open_model, tensor_digest, write_model
+    from .model import open_model, stored_bytes, tensor_digest, write_model
     from .progress import Progress
 
     found = opened(operation, settings, inputs, options)
@@ -214,7 +214,8 @@ def transform(
     if not is_main_process():
         return {"operation": operation.name, "out": str(out)}
     folder = fresh_folder(partial / "result")
-    write_model(result.model, folder)
+    with writing(out, stored_bytes(result.model.net)):
+        write_model(result.model, folder)
     tensors = tensor_digest(result.model.net)
     keep_notices(operation, inputs, folder, result.model.folder, len(lineage) + 1)
     data = found["data"]
@@ -230,7 +231,7 @@ def transform(
         "data_options": options,
         "seed": getattr(settings, "seed", 0),
         "inputs": sources,
-        "output": {"tensors": tensors},
+        "output": {"tensors": tensors, **({"base": base} if (base := base_of(result.model)) else {})},
         "versions": versions(),
         "machine": machine.describe(),
         "started": started.isoformat(timespec="seconds"),
@@ -242,6 +243,7 @@ def transform(
         "after": None,
         "promises": kept,
         "findings": [vars(finding) for finding in result.findings],
+        "pace": result.pace,
         "warnings": log.warnings,
         "license": terms,
         "curves": thin(result.curves),
@@ -260,40 +262,6 @@ def transform(
             hint=f"the result is kept in {place} to be looked at; do not ship it",
         )
     return ledger.read(place)[-1]
-
-
-def changed_since(operation: Operation, inputs: dict[str, str]) -> list[str]:
-    """What was changed in the model folders after their last operation: it goes into the new ledger line, or a change
-    would be covered up by the next operation."""
-    folders = model_folders(operation, inputs).values()
-    return [f"{folder}: {fault}" for folder in folders if ledger.read(folder) for fault in ledger.verify(folder)]
-
-
-def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Path]:
-    """{role: folder} of the inputs that are models; the one that the operation is done to is `model`."""
-    return {role: Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind}
-
-
-def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
-    """What the licenses of the models that come in say of the one that comes out. The base of an adapter counts as well;
-    the ledger of an adapter names it already."""
-    folders = list(model_folders(operation, inputs).values())
-    bases = [(one, found[role].base) for role, one in model_folders(operation, inputs).items()]
-    folders += [base.folder for one, base in bases if base and not ledger.read(one)]
-    return license.combined([one for folder in folders for one in license.origins(folder, ledger.read(folder))])
-
-
-def keep_notices(
-    operation: Operation, inputs: dict[str, str], folder: Path, lives_on: Path | None, number: int
-) -> None:
-    """Copy the license texts and notices of each parent whose files are not those that live on, into a place that no
-    later operation writes to."""
-    for role, parent in model_folders(operation, inputs).items():
-        inner = [path for path in (parent / "licenses").rglob("*") if path.is_file()]
-        for path in [*license.texts(parent), *inner] if parent != lives_on else ():
-            target = folder / "licenses" / f"{number:03d}-{role}" / path.relative_to(parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
 
 
 def check_promises(
@@ -352,12 +320,6 @@ def before(folder: Path, data: Data) -> dict[str, Any] | None:
         return None
 
 
-def parents(inputs: dict[str, str], found: dict[str, Any], result: Result) -> list[dict[str, Any]]:
-    """The ledger of the model that lives on in the result: the one that was given back, else the first one."""
-    role = next((role for role, value in found.items() if value is result.model), "model")
-    return ledger.read(Path(inputs[role])) if role in inputs else []
-
-
 def finish(folder: Path, lines: list[dict], line: dict) -> None:
     """Write card, report page and ledger; everything is in the folder afterwards."""
     from .card import card
@@ -369,27 +331,6 @@ def finish(folder: Path, lines: list[dict], line: dict) -> None:
     page.write_text(operation_page(line), encoding="utf-8")
     line["output"]["files"] = ledger.file_digests(folder)
     ledger.write(folder, lines, line)
-
-
-def versions() -> dict[str, str]:
-    """The libraries whose versions can change a result."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"onnuri": __version__}
-    for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[str, list[tuple[int, float]]]:
-    """Curves with at most `most` points each, the last kept: a picture shows no more."""
-    return {
-        name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]]
-        for name, curve in curves.items()
-    }
 
 
 @contextmanager

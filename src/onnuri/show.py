@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .figures import scaled, size_text, time_text
+from .figures import number, scaled, size_text, time_text
 
 
 def result_text(result: dict[str, Any], out: str | None) -> str:
@@ -11,7 +11,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
     if "records" in result and "out" in result:
         return f"{result['records']} answers written to {result['out']}"
     if "promises" in result:
-        return "\n".join([*measurement_lines(result.get("after")), *promise_lines(result), f"written to {out}"])
+        lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace")), *promise_lines(result)]
+        return "\n".join([*lines, f"written to {out}"])
     if "headline" in result:
         return "\n".join(measurement_lines(result))
     if "peak_memory_bytes_per_second" in result:
@@ -36,6 +37,17 @@ def measurement_lines(m: dict[str, Any] | None) -> list[str]:
         f"{'energy':12} {energy['joules']:.3g} J per 1,000 answers ({energy['method']}, +- {energy['error']:.0%})",
     ]
     return lines
+
+
+def pace_lines(pace: dict[str, Any] | None) -> list[str]:
+    """How fast a training was, and how near to what the machine can do."""
+    if not pace:
+        return []
+    return [
+        f"{'training':12} {number(pace['records_per_second'])} records/s, {scaled(pace['flops_per_second'], 'FLOP/s')}: "
+        f"{pace['share_of_peak']:.0%} of this machine's {pace['precision']} peak of "
+        f"{scaled(pace['peak_flops_per_second'], 'FLOP/s')}"
+    ]
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:
@@ -92,7 +104,7 @@ def bytes_text(n: float | None) -> str:
 def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
     """A model's life, one line per operation."""
     rows = [f"{folder}  ({lines[-1].get('family', '?')}, {lines[-1].get('task', '?')})"]
-    for number, line in enumerate(lines):
+    for place, line in enumerate(lines):
         after = line.get("after")
         score = (
             f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {bytes_text(after['bytes'])}"
@@ -102,26 +114,26 @@ def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
         data = next((entry["path"] for entry in line["inputs"] if entry["role"] == "data"), "")
         changed = ", ".join(f"{k}={v}" for k, v in line["settings"].items() if v not in ("", {}, 0, 0.0, None, False))
         rows += [
-            f"{'└' if number == len(lines) - 1 else '├'}─ {line['started'][:16].replace('T', ' ')}  {line['operation']:10} {score}",
-            f"{' ' if number == len(lines) - 1 else '│'}    {data}  {line['seconds']:.1f} s, {line['energy']['joules']:.0f} J "
+            f"{'└' if place == len(lines) - 1 else '├'}─ {line['started'][:16].replace('T', ' ')}  {line['operation']:10} {score}",
+            f"{' ' if place == len(lines) - 1 else '│'}    {data}  {line['seconds']:.1f} s, {line['energy']['joules']:.0f} J "
             f"+- {line['energy']['error']:.0%}",
-            f"{' ' if number == len(lines) - 1 else '│'}    {changed[:110]}",
+            f"{' ' if place == len(lines) - 1 else '│'}    {changed[:110]}",
         ]
         rows += [
-            f"{' ' if number == len(lines) - 1 else '│'}    {text}"
+            f"{' ' if place == len(lines) - 1 else '│'}    {text}"
             for text in (*parent_texts(line), *license_texts(line))
         ]
         rows += [
-            f"{' ' if number == len(lines) - 1 else '│'}    {'kept' if p['kept'] else 'BROKEN'}: {p['text']} {p['value']:.3g}"
+            f"{' ' if place == len(lines) - 1 else '│'}    {'kept' if p['kept'] else 'BROKEN'}: {p['text']} {p['value']:.3g}"
             for p in line["promises"]
         ]
         rows += [
-            f"{' ' if number == len(lines) - 1 else '│'}    found: {f['name']}, {f['evidence']}"
+            f"{' ' if place == len(lines) - 1 else '│'}    found: {f['name']}, {f['evidence']}"
             for f in line["findings"]
         ]
         rows += [
-            f"{' ' if number == len(lines) - 1 else '│'}    warned: {text}"
-            for text in line["warnings"]
+            f"{' ' if place == len(lines) - 1 else '│'}    warned: {text}"
+            for text in line.get("warnings") or ()
             if not any(text.startswith(f["name"]) for f in line["findings"])
         ]
     return "\n".join(rows)

@@ -6,6 +6,7 @@ Programming Interface 1.0, 1991, and WAVEFORMATEXTENSIBLE). Every other format i
 
 import io
 import math
+import re
 import struct
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,7 @@ UNKNOWN_SIZE = 0xFFFFFFFF  # what a program writes that does not know yet how lo
 ZEROS = 32  # of the sinc on each side of its middle: how sharply a resampler cuts
 ROLLOFF = 0.95  # of the lower of both Nyquist frequencies: where it cuts
 BETA = 10.0  # of the Kaiser window: what lies behind the cut is about 100 dB down
-AT_ONCE = 2**22  # products in memory
+AT_ONCE = 2**22  # products, and weights, in memory
 
 
 def is_sound(start: bytes) -> bool:
@@ -119,7 +120,8 @@ def read_other(content: bytes) -> tuple[np.ndarray, int]:
     try:
         return soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(str(error)) from error
+        # soundfile names what it read from, which is our own buffer
+        raise ValueError(re.sub(r"^Error opening <.*?>: ", "", str(error))) from error
 
 
 # ------------------------------------------------------------------------------------------------------------- rates
@@ -133,24 +135,37 @@ def resampled(sound: Sound, rate: int) -> np.ndarray:
         return sound.samples
     unit = math.gcd(sound.rate, rate)
     phases, step = rate // unit, sound.rate // unit
-    table = sinc_table(phases, step)
-    reach = table.shape[1] // 2
-    windows = sliding_window_view(np.pad(sound.samples, reach), table.shape[1])
+    reach = math.ceil(ZEROS / cut_of(phases, step))
+    width = 2 * reach + 1
+    windows = sliding_window_view(np.pad(sound.samples, reach), width)
     count = -(-len(sound.samples) * phases // step)
-    made, part = np.empty(count, np.float32), max(1, AT_ONCE // table.shape[1])
+    made, part = np.empty(count, np.float32), max(1, AT_ONCE // width)
     for start in range(0, count, part):
         places = np.arange(start, min(start + part, count)) * step
-        made[start : start + part] = np.einsum("nk,nk->n", windows[places // phases], table[places % phases])
+        # rates without a common divisor have as many places as samples: those are not kept
+        few = phases * width <= AT_ONCE
+        weights = sinc_table(phases, step)[places % phases] if few else sinc(places % phases, phases, step)
+        made[start : start + part] = np.einsum("nk,nk->n", windows[places // phases], weights)
     return made
+
+
+def cut_of(phases: int, step: int) -> float:
+    """Where the resampler cuts, in units of the sound's own Nyquist frequency."""
+    return ROLLOFF * min(1.0, phases / step)
 
 
 @cache
 def sinc_table(phases: int, step: int) -> np.ndarray:
-    """(phases, 2 * reach + 1) float32: the weights of the samples around each place between two of them. A constant
-    stays what it is."""
-    cut = ROLLOFF * min(1.0, phases / step)
+    """The weights at every place between two samples."""
+    return sinc(np.arange(phases), phases, step)
+
+
+def sinc(places: np.ndarray, phases: int, step: int) -> np.ndarray:
+    """(places, 2 * reach + 1) float32: the weights of the samples around each place between two of them, in parts of
+    `phases`. A constant stays what it is."""
+    cut = cut_of(phases, step)
     reach = math.ceil(ZEROS / cut)
-    away = np.arange(-reach, reach + 1) - np.arange(phases)[:, None] / phases
+    away = np.arange(-reach, reach + 1) - places[:, None] / phases
     window = np.i0(BETA * np.sqrt((1 - (away / (reach + 1)) ** 2).clip(0))) / np.i0(BETA)
     weights = np.sinc(cut * away) * window
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -1,6 +1,7 @@
 """Time series: one value of a record as an array, and a table with a row per time step cut into windows.
 
-A window is a record of `past`, what was seen, and `future`, what came after it. The rows are divided in time, as the
+A window is a record of `past`, what was seen, `future`, what came after it, and `channels`, the names of the columns in
+the order of the past: a column that was renamed since is another one. The rows are divided in time, as the
 literature does it (Zhou et al. 2021, Informer): train first, then validation, then test. The future of a window lies
 wholly in its part; its past may reach back into the part before. A window whose future crosses a border is in no part.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from .data import SHARES, SPLITS, Data, Kind, Record, Records
 from .errors import BadInput, BadSettings, propose
 
-PAST, FUTURE = "past", "future"
+PAST, FUTURE, CHANNELS = "past", "future", "channels"
 TIMES = ("date", "time", "datetime", "timestamp")  # names under which a column of numbers is a clock
 LARGEST_GAP = 10  # times the usual step: a month is 1.1 of them, a weekend 3, a holiday 7
 FORM = "--window PAST,FUTURE or --window PAST,FUTURE,TRAIN,VALIDATION,TEST, all in rows"
@@ -46,8 +47,8 @@ def windowed(
     order = [*(channel for channel in names if channel not in forecast), *forecast]
     steps = array_of(table, names)
     parts = parts_of(name, len(steps), window)
-    chosen = cut(steps[:, [names.index(channel) for channel in order]], window, len(forecast))
-    return Data(name, chosen, parts, cut(steps, window, len(names)))
+    chosen = cut(steps[:, [names.index(channel) for channel in order]], order, window, len(forecast))
+    return Data(name, chosen, parts, cut(steps, names, window, len(names)))
 
 
 def read_window(option: Any) -> Window:
@@ -175,14 +176,21 @@ def parts_of(name: str, num_rows: int, window: Window) -> dict[str, Sequence[int
     return found
 
 
-def cut(steps: np.ndarray, window: Window, num_forecast: int) -> Records:
+def cut(steps: np.ndarray, names: Sequence[str], window: Window, num_forecast: int) -> Records:
     """Every window of the steps as a record of views; the answer is `future`, its channels the last of those of `past`."""
+    told = ",".join(names)
     past, future, _ = window
     steps.setflags(write=False)  # the windows are views of it
     whole, forecast = past + future, steps[:, steps.shape[1] - num_forecast :]
-    views = {PAST: lambda row: steps[row : row + past], FUTURE: lambda row: forecast[row + past : row + whole]}
+    views = {
+        PAST: lambda row: steps[row : row + past],
+        FUTURE: lambda row: forecast[row + past : row + whole],
+        CHANNELS: lambda row: told,
+    }
     starts = range(len(steps) - whole + 1) if future else range(len(steps) - past, len(steps) - past + 1)
-    fields: dict[str, Kind] = {PAST: "series", FUTURE: "series"} if future else {PAST: "series"}
+    fields: dict[str, Kind] = {PAST: "series", CHANNELS: "category", FUTURE: "series"}
+    if not future:
+        del fields[FUTURE]
 
     def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
         return [{name: views[name](row) for name in names} for row in rows]

@@ -24,7 +24,7 @@ from transformers import (
 
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.families import vocabulary, widths
+from onnuri.families import next_token, vocabulary, widths
 from onnuri.families.causal_lm import FAMILY, columns_of
 from onnuri.families.next_token import Assets, collate, decode_cached, decode_plainly
 from onnuri.family import Generators, Session
@@ -267,6 +267,16 @@ def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch
         logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum"
     ).backward()
     torch.testing.assert_close(net.lm_head.weight.grad, whole, rtol=0, atol=1e-5)
+
+
+def test_the_loss_weighs_its_gradient_and_leaves_out_what_is_not_asked_for():
+    logits, targets, above = torch.randn(6, 11), torch.tensor([3, -100, 0, 10, -100, 7]), torch.rand(6)
+    found, wanted = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    (next_token.Nats.apply(found, targets) * above).sum().backward()
+    losses = torch.nn.functional.cross_entropy(wanted, targets, reduction="none", ignore_index=-100)
+    (losses * above).sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-6)  # fp32 sums in another order
+    torch.testing.assert_close(next_token.Nats.apply(logits, targets), losses.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_scores_are_those_of_the_loss_and_count_every_byte(started):

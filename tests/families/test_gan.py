@@ -14,7 +14,7 @@ from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families.gan import FAMILY, PENALTY, STEP
 from onnuri.family import Generators
-from onnuri.nets.pixels import frechet, guess_shape, image_field, to_images, to_tensor
+from onnuri.nets.pixels import averaging, frechet, guess_shape, image_field, pixel_features, to_images, to_tensor
 
 KEYS = [3, 1, 4, 15, 9, 2, 6, 5]
 
@@ -278,3 +278,22 @@ def test_the_score_sees_missing_modes_and_is_sound_for_one_record():
     good, bad = (FAMILY.score(rows, made, assets)["frechet_pixels"] for made in (same, one_mode))
     assert good < 0.2 * bad
     assert np.isfinite(FAMILY.score(rows[:1], same[:1], assets)["frechet_pixels"])
+
+
+@pytest.mark.parametrize(("few", "many"), [(8, 28), (8, 32), (8, 8), (3, 7)])
+def test_averaging_is_that_of_equal_parts_of_a_row(few, many):
+    row = np.random.default_rng(0).random(many)
+    fine = np.repeat(row, few).reshape(few, many).mean(1)  # every value split in `few`, so that parts fall between them
+    np.testing.assert_allclose(averaging(few, many) @ row, fine, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 8, 12)])
+def test_pixel_features_average_the_pixels(shape):
+    draw = np.random.default_rng(0)
+    side = shape[1:] if shape[0] == 1 else (*shape[1:], 3)
+    images = [draw.integers(0, 256, side, dtype=np.uint8) for _ in range(4)]
+    found = pixel_features(images, shape)
+    assert found.shape == (4, shape[0] * 64)
+    np.testing.assert_allclose(found.mean(1), [image.mean() / 255 for image in images], rtol=1e-5)
+    odd = np.kron(images[0], np.ones((2, 2) if shape[0] == 1 else (2, 2, 1))).astype(np.uint8)  # another size
+    assert pixel_features([*images, odd], shape)[4].mean() == pytest.approx(found[0].mean(), abs=0.02)

@@ -324,29 +324,16 @@ def test_adopt_our_own(own, toy, tmp_path):
     assert torch.equal(new.stem.weight, net.stem.weight) and learnt.pixels == assets.pixels
 
 
-@pytest.mark.parametrize(
-    ("size", "channels", "config", "stages"),
-    [
-        ((8, 8), 1, {}, 2),
-        ((28, 28), 1, {"width": 16}, 3),
-        ((32, 32), 3, {"depth": 2, "width": 8}, 4),
-        ((300, 200), 3, {"width": 8}, 4),
-        ((1, 5), 1, {"width": 8}, 1),
-    ],
-)
-def test_own_net_fits_the_pictures(size, channels, config, stages):
-    rows = [{"image": picture(i, size, channels), "label": i % 2} for i in range(4)]
-    net, assets = FAMILY.start(config, records_of(rows, {"image": "image", "label": "number"}, "label"), generator())
-    assert len(net.blocks) == stages * net.design.depth and assets.labels == ("0", "1")
-    other = [{"image": picture(9, (12, 7), 4 - channels)}, rows[0]]
-    batch = batch_of(other, assets)
-    assert batch["pixel_values"].shape == (2, channels, *net.design.image_size)
-    assert max(assets.pixels.size) <= 64
-    assert FAMILY.outputs(net, batch)[0].shape == (2, 1, 2) and "labels" not in batch
-
-
 def test_bad_settings_and_data(toy):
-    for config in ({"width": 12}, {"depth": 0}, {"channels": 2}, {"image_size": "big"}, {"wdith": 16}):
+    for config in (
+        {"width": 12},
+        {"depth": 0},
+        {"channels": 2},
+        {"image_size": "big"},
+        {"wdith": 16},
+        {"shift": 8},
+        {"flip": 1},
+    ):
         with pytest.raises(BadSettings):
             FAMILY.start(config, toy, generator())
     with pytest.raises(BadInput, match="image"):
@@ -361,7 +348,15 @@ def test_faulty_own_folders(own, tmp_path):
     net, assets = own
     FAMILY.write(net, assets, tmp_path, True)
     good = json.loads((tmp_path / "config.json").read_text())
-    for wrong in ({"width": 10**9}, {"labels": ["a"]}, {"image_std": [0.0]}, {"fields": 3}, {"channels": None}):
+    for wrong in (
+        {"width": 10**9},
+        {"labels": ["a"]},
+        {"image_std": [0.0]},
+        {"fields": 3},
+        {"channels": None},
+        {"shift": -1},
+        {"flip": None},
+    ):
         (tmp_path / "config.json").write_text(json.dumps(good | wrong))
         with pytest.raises(BadInput):
             FAMILY.read(tmp_path, False)

@@ -379,3 +379,22 @@ def test_etth1_as_the_literature_has_it(real_data, tmp_path: Path):
     assert scores["mse"] == pytest.approx((error**2).mean(), rel=1e-4)
     assert scores["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-4)
     assert scores["mse"] < 0.40 and scores["mae"] < 0.42
+
+
+def test_a_column_that_was_renamed_is_another(tmp_path):
+    """A model of a table knows its columns by name; their order in the table says nothing."""
+
+    def table(*names: str) -> str:
+        lines = [",".join(names), *(f"{i % 7},{100 + i % 5},{-i % 3}" for i in range(200))]
+        (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+        return str(tmp_path / "rows.csv")
+
+    options, out = {"window": "12,3", "answer": "b"}, tmp_path / "m"
+    execute("train", {"family": "sequence", "steps": 3}, {"data": table("a", "b", "c")}, out, options, quiet=True)
+    assert execute("evaluate", {}, {"model": str(out), "data": table("a", "b", "c")}, None, options, quiet=True)[
+        "scores"
+    ]
+    with pytest.raises(BadInput, match="made for the channels a,c,b; found a,d,b"):
+        execute("evaluate", {}, {"model": str(out), "data": table("a", "b", "d")}, None, options, quiet=True)
+    with pytest.raises(BadInput, match="made for the channels a,c,b; found a,b,c"):
+        execute("evaluate", {}, {"model": str(out), "data": table("a", "b", "c")}, None, {"window": "12,3"}, quiet=True)

@@ -161,7 +161,7 @@ def test_norm_is_group_norm_without_padding():
 
 def test_it_learns_tones():
     data = open_data("toy:speech_classifier")
-    settings = {"family": "speech_classifier", "config": FAMILY.tiny(), "steps": 60, "batch_size": 16}
+    settings = {"family": "speech_classifier", "config": FAMILY.tiny(), "steps": 90, "batch_size": 16}
     train = operation("train")
     model = train.apply(train.settings(**settings), Quiet(), data=data).model
     test = data.split("test").list()

@@ -280,7 +280,7 @@ def test_blocks_put_out_what_they_say(own, foreign):
 def test_bad_settings_and_data(toy):
     for config in ({"num_heads": 3}, {"dropout": 1}, {"max_length": 2}, {"num_layers": "two"}, {"vocab": 9}):
         with pytest.raises(BadSettings):
-            FAMILY.start(config, toy, generator())
+            FAMILY.start({"net": "bert"} | config, toy, generator())
     rows = [{"n": 1.0, "label": "a"}, {"n": 2.0, "label": "b"}]
     with pytest.raises(BadInput, match="text"):
         FAMILY.start({}, records_of(rows, {"n": "number", "label": "category"}, "label"), generator())

@@ -71,8 +71,12 @@ def answers(subject: Subject) -> str:
             alone = model.sample(given[i : i + 1], keys=[key])
             require(not unlike(found[i], alone[0]), "the answer to a record depends on the other records asked with it")
     if kind != "text":  # a text that is there may be judged instead of being written anew
-        told, asked = model.sample(rows, keys=KEYS), model.sample(model.asked(rows), keys=KEYS)
-        require(not unlike(told, asked), "sample looks at the answer that it is asked for")
+        asked = model.sample(model.asked(rows), keys=KEYS)
+        for shift in range(len(rows)):  # the right answer may be what it finds, so those of the others are given too
+            given = [row | {answer: rows[i - shift].get(answer)} for i, row in enumerate(rows)]
+            require(
+                not unlike(model.sample(given, keys=KEYS), asked), "sample looks at the answer that it is asked for"
+            )
     return f"{len(KEYS)} answers of kind {kind}, each its own{noise_of(subject, rows)}"
 
 

@@ -41,6 +41,7 @@ def checked(text: str, num_columns: int, num_outputs: int) -> str:
     Raises ValueError, naming the place, unless LightGBM can read it and it fits the table."""
     body, _, tail = text.partition("\nend of trees\n")
     head, _, trees = body.partition("\nTree=")
+    require("\0" not in text, "it holds a character that ends it for LightGBM")
     require("\npandas_categorical:null" in tail, "it is truncated: its end is missing")
     sizes = check_head(head, num_columns, num_outputs)
     trees = f"Tree={trees}\n"
@@ -102,7 +103,10 @@ def check_head(head: str, num_columns: int, num_outputs: int) -> list[int]:
     for name, value in wanted.items():
         require(found[name] == value, f"{name} is {found[name][:40]}, but its table needs {value}")
     for name in ("feature_names", "feature_infos"):
-        require(len(found[name].split(" ")) == num_columns, f"{name} does not list {num_columns} columns")
+        listed = found[name].split(" ")
+        require(
+            len(listed) == num_columns and all(map(str.strip, listed)), f"{name} does not list {num_columns} columns"
+        )
     sizes = numbers(found["tree_sizes"], int)
     whole = len(sizes) > 0 and len(sizes) % num_scores == 0
     require(whole and (sizes > 0).all(), "its number of trees is wrong")

@@ -1,13 +1,15 @@
 """Pictures to one label of several: any image classifier of transformers, and our own ConvNet for small ones.
 
 A transformers folder keeps its own processor, which says size and scale of the pixels. The ConvNet's
-config.json holds the size, and the mean and deviation per channel that were learnt from the records. A
-picture is brought to the net's channels (grey by ITU-R 601, color by repeating grey) and, where it differs, size.
-Batch: pixel_values (B, C, H, W) float32, labels (B,) int64.
+config.json holds what `pictures.py` learnt from the records: the size, the mean and deviation per channel, and
+how pictures are disturbed in training.
+
+Batch: pixel_values (B, C, H, W) float32; labels (B,) int64; for a ConvNet moves (B, 3) int64, from one generator per
+record: how far the picture is shifted and whether it is mirrored. That is done in the loss while the net is in
+training mode, as dropout does, and nowhere else: `outputs` never reads them.
 """
 
 import json
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,29 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
-from ..nets.convnet import GROUP, ConvNet, design_of, stage_widths
-from . import depth, heads, labels
+from ..nets.convnet import UNIT, ConvNet, Design, design_of, moved, stage_widths, whiten
+from . import depth, heads, labels, pictures
+from .pictures import Pixels
 
 MODEL_TYPE = "onnuri_convnet"
-DEFAULTS = {"image_size": None, "channels": None, "width": 32, "depth": 1}
-LARGEST = 64  # pixels of the longer side that a new ConvNet takes unless told otherwise
-LOOKED_AT = 2000  # records from which size, channels, mean and deviation are learnt
+DEFAULTS = {"image_size": None, "channels": None, "width": 32, "depth": 1, "shift": None, "flip": None}
+"""image_size (one number or two), channels (1 or 3), shift (pixels) and flip (true or false): None learns them."""
 
-
-@dataclass(frozen=True)
-class Pixels:
-    """How pictures enter a ConvNet: (height, width), mean and deviation of each channel, scaled to 0..1."""
-
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+LOOKED_AT = 2000  # records from which all that is learnt before training is learnt
 
 
 @dataclass(frozen=True)
@@ -105,8 +99,10 @@ def own_assets(config: dict[str, Any]) -> Assets:
         raise ValueError(f"it has {design.num_labels} outputs, and {len(set(names))} unlike labels")
     if not len(mean) == len(deviation) == design.channels or min(deviation) <= 0:
         raise ValueError(f"image_mean and image_std must hold {design.channels} numbers, the latter above 0")
+    if faults := pictures.faults_of(config["shift"], config["flip"], design.image_size):
+        raise ValueError("; ".join(faults))
     fields = config["fields"]
-    pixels = Pixels(design.image_size, mean, deviation)
+    pixels = Pixels(design.image_size, mean, deviation, config["shift"], config["flip"])
     return Assets(names, str(fields["question"]), str(fields["answer"]), design.channels, pixels, None, "")
 
 
@@ -130,6 +126,8 @@ def own_config(net: ConvNet, assets: Assets) -> dict[str, Any]:
         "fields": {"question": assets.question, "answer": assets.answer},
         "image_mean": list(assets.pixels.mean),
         "image_std": list(assets.pixels.deviation),
+        "shift": assets.pixels.shift,
+        "flip": assets.pixels.flip,
     }
 
 
@@ -137,39 +135,37 @@ def own_config(net: ConvNet, assets: Assets) -> dict[str, Any]:
 
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """A ConvNet for the records; `image_size` (one number or two) and `channels` default to theirs."""
+    """A ConvNet for the records, from which it learns what `config` leaves open."""
     settings = hub.merged(DEFAULTS, config)
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
-    images = [record[question] for record in records.some(LOOKED_AT)]
-    settings["image_size"] = settings["image_size"] or usual_size(images)
+    answer, some = required_answer(records), records.some(LOOKED_AT).list()
+    images = [record[question] for record in some]
+    settings["image_size"] = settings["image_size"] or pictures.usual_size(images)
     settings["channels"] = settings["channels"] or (3 if any(image.ndim == 3 for image in images) else 1)
     try:
         design = design_of({**settings, "num_labels": len(names)})
     except ValueError as error:
         raise BadSettings(*str(error).split("; ")) from None
-    pixels = learn_pixels(images, design.image_size, design.channels)
-    assets = Assets(names, question, required_answer(records), design.channels, pixels, None, "")
-    return build(design, generator), assets
+    values = pictures.stacked(images, design.image_size, design.channels)
+    pixels = learn_pixels(values, pictures.labels_in(some, answer), settings)
+    net = build(design, generator)
+    whiten(net, pictures.normalized(values, pixels))
+    return net, Assets(names, question, answer, design.channels, pixels, None, "")
 
 
-def build(design: Any, generator: torch.Generator) -> ConvNet:
+def learn_pixels(values: np.ndarray, truth: Sequence[str], settings: dict) -> Pixels:
+    """How pictures like these (N, H, W, C) enter a ConvNet; `shift` and `flip` as they are set, else learnt."""
+    size = values.shape[1], values.shape[2]
+    shift = pictures.usual_shift(size) if settings["shift"] is None else settings["shift"]
+    flip = pictures.same_when_mirrored(values, truth) if settings["flip"] is None else settings["flip"]
+    if faults := pictures.faults_of(shift, flip, size):
+        raise BadSettings(*faults)
+    return Pixels(size, *pictures.mean_and_deviation(values), shift, flip)
+
+
+def build(design: Design, generator: torch.Generator) -> ConvNet:
     with seeded(generator):
         return ConvNet(design).eval()
-
-
-def usual_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
-    """The commonest (height, width), shrunk until its longer side is LARGEST."""
-    height, width = Counter(image.shape[:2] for image in images).most_common(1)[0][0]
-    shrink = min(1.0, LARGEST / max(height, width))
-    return max(1, round(height * shrink)), max(1, round(width * shrink))
-
-
-def learn_pixels(images: Sequence[np.ndarray], size: tuple[int, int], channels: int) -> Pixels:
-    """The mean and deviation of each channel; a deviation of zero becomes 1."""
-    values = np.stack([resized(image, size, channels) for image in images]).astype(np.float64) / 255
-    deviation = values.std((0, 1, 2))
-    deviation = np.where(deviation > 0, deviation, 1.0)
-    return Pixels(size, tuple(values.mean((0, 1, 2)).tolist()), tuple(deviation.tolist()))
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
@@ -178,8 +174,12 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
     answer = required_answer(records)
     if is_own(folder):
         old, assets = read(folder, False)
-        assert isinstance(old, ConvNet), "what is_own says"
-        assets = replace(assets, labels=names, question=question, answer=answer)
+        assert isinstance(old, ConvNet) and assets.pixels, "what is_own says"
+        some = records.some(LOOKED_AT).list()
+        values = pictures.stacked([record[question] for record in some], assets.pixels.size, assets.channels)
+        flip = pictures.same_when_mirrored(values, pictures.labels_in(some, answer))
+        pixels = replace(assets.pixels, flip=flip)
+        assets = replace(assets, labels=names, question=question, answer=answer, pixels=pixels)
         return new_head(old, len(names), generator), assets
     from transformers import AutoModelForImageClassification
 
@@ -197,9 +197,9 @@ def new_head(old: ConvNet, num_labels: int, generator: torch.Generator) -> ConvN
 
 
 def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """See Family.like. The widths of a ConvNet stay multiples of its groups."""
+    """See Family.like. The widths of a ConvNet stay multiples of UNIT."""
     if isinstance(net, ConvNet):
-        width = max(GROUP, round(net.design.width * scale / GROUP) * GROUP)
+        width = max(UNIT, round(net.design.width * scale / UNIT) * UNIT)
         return build(replace(net.design, width=width), generator), assets
     from transformers import AutoModelForImageClassification
 
@@ -225,23 +225,19 @@ def fields(assets: Assets) -> tuple[dict, tuple]:
 
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """pixel_values (B, C, H, W) float32; labels (B,) where every record has its answer. Draws no noise."""
+    """pixel_values (B, C, H, W) float32; labels (B,) where every record has its answer; moves for a ConvNet."""
     images = [record[assets.question] for record in records]
-    pixels = own_pixels(images, assets.pixels) if assets.pixels else processed(images, assets)
-    return {"pixel_values": pixels, **labels.label_batch(records, assets.answer, assets.labels)}
-
-
-def own_pixels(images: Sequence[np.ndarray], pixels: Pixels) -> Tensor:
-    """Pictures as a ConvNet takes them: (B, C, H, W), of mean 0 and deviation 1 over its first records."""
-    stacked = np.stack([resized(image, pixels.size, len(pixels.mean)) for image in images])
-    scale = np.array(pixels.deviation, dtype=np.float32)
-    values = (stacked.astype(np.float32) / 255 - np.array(pixels.mean, dtype=np.float32)) / scale
-    return torch.from_numpy(values).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    answers = labels.label_batch(records, assets.answer, assets.labels)
+    if assets.pixels is None:
+        return {"pixel_values": processed(images, assets), **answers}
+    values = pictures.stacked(images, assets.pixels.size, assets.channels)
+    moves = pictures.moves_of(generators, assets.pixels)
+    return {"pixel_values": pictures.normalized(values, assets.pixels), **answers, "moves": moves}
 
 
 def processed(images: Sequence[np.ndarray], assets: Assets) -> Tensor:
     """Pictures as the folder's own processor prepares them; BadInput when it leaves them unlike in size."""
-    channels = [with_channels(image, assets.channels) for image in images]
+    channels = [pictures.with_channels(image, assets.channels) for image in images]
     try:
         found = assets.processor(images=channels, return_tensors="pt", input_data_format="channels_last")
     except ValueError as error:
@@ -249,20 +245,6 @@ def processed(images: Sequence[np.ndarray], assets: Assets) -> Tensor:
             f"the processor of this model cannot take these pictures: {error}", hint="pictures of one size"
         ) from error
     return found["pixel_values"]
-
-
-def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """A picture as (H, W, channels) uint8."""
-    if channels == 1:
-        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
-    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
-
-
-def resized(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
-    """A picture as (height, width, channels) uint8."""
-    if image.shape[:2] != size:
-        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    return with_channels(image, channels)
 
 
 @on_any_runtime
@@ -274,6 +256,8 @@ def outputs(net: nn.Module, batch: Batch) -> Outputs:
 
 
 def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
+    if isinstance(net, ConvNet) and net.training:
+        batch = {**batch, "pixel_values": moved(batch["pixel_values"], batch["moves"])}
     return labels.cross_entropy(outputs(net, batch), batch["labels"])
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import Kind, Record, Records, records_of, required_answer
 from ..errors import BadInput
 from ..family import Batch
+from ..windows import CHANNELS
 from .tables import faults_of
 
 LENGTHS = {"past": (1, 10**6), "future": (1, 10**6)}
@@ -34,16 +35,22 @@ class Series:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     change: tuple[float, ...]
+    channels: str = ""
+    """The names of the past's columns, as the windows of a table state them; "" where nothing states them."""
 
 
 def series_from(config: dict) -> Series:
     """The series of a config.json. BadInput unless names, lengths and scales are there and fit each other."""
     found = config.get("series")
+    if isinstance(found, dict):
+        found = {CHANNELS: "", **found}  # folders of before had none
     if not isinstance(found, dict) or found.keys() != {field.name for field in fields(Series)}:
         raise BadInput("config.json: 'series' must hold the fields, lengths and scales of the series")
     faults = faults_of(found, LENGTHS)
     scales = {name: found[name] for name in ("mean", "deviation", "change")}
-    faults += [f"'{name}' must be a text" for name in ("question", "answer") if not isinstance(found[name], str)]
+    faults += [
+        f"'{name}' must be a text" for name in ("question", "answer", CHANNELS) if not isinstance(found[name], str)
+    ]
     faults += [f"'{name}' must list a finite number per channel" for name in scales if not are_numbers(scales[name])]
     if not faults:
         count = len(scales["mean"])
@@ -80,6 +87,11 @@ def learn(records: Records, past: int) -> Series:
     faults = [f"row {records.rows[row]} has other channels or another length of '{answer}'" for row in wrong[:1]]
     if forecast > channels:
         faults.append(f"'{answer}' has {forecast} channels, but continues the last of the {channels} in the past")
+    names = (
+        sorted({str(name) for name in records.column(CHANNELS)}) if records.fields.get(CHANNELS) == "category" else [""]
+    )
+    if len(names) > 1:
+        faults.append(f"the channels are not the same in every row: {' and '.join(names[:2])}")
     if past > shortest:
         faults.append(f"config past={past}: the shortest past has {shortest} steps")
     if faults:
@@ -88,7 +100,7 @@ def learn(records: Records, past: int) -> Series:
     if channels > forecast:
         scales.insert(0, scales_of(steps(records, questions[0], None, channels), channels - forecast))
     mean, deviation, change = (tuple(np.concatenate(part).tolist()) for part in zip(*scales))
-    return Series(questions[0], answer, past or shortest, future, forecast, mean, deviation, change)
+    return Series(questions[0], answer, past or shortest, future, forecast, mean, deviation, change, names[0])
 
 
 def steps(records: Records, question: str, answer: str | None, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -122,6 +134,11 @@ def scales_of(
 
 
 def questions(records: Sequence[Record], series: Series) -> Batch:
+    if other := [seen for record in records if series.channels and (seen := record.get(CHANNELS)) != series.channels]:
+        raise BadInput(
+            f"this model was made for the channels {series.channels}; found {other[0]}",
+            hint="the same columns under the same names, and the same --answer",
+        )
     found = [np.asarray(record[series.question]) for record in records]
     for value in found:
         if value.ndim != 2 or len(value) < series.past or value.shape[1] != len(series.mean):
@@ -170,7 +187,8 @@ def score(records: Sequence[Record], answers: Sequence[Record], series: Series) 
 
 
 def fields_of(series: Series) -> tuple[dict[str, Kind], tuple[str, Kind]]:
-    return {series.question: "series"}, (series.answer, "series")
+    stated: dict[str, Kind] = {CHANNELS: "category"} if series.channels else {}
+    return {series.question: "series", **stated}, (series.answer, "series")
 
 
 def axis(series: Series) -> tuple:

@@ -27,7 +27,7 @@ from ..data import Record, Records, Sound, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
-from ..sounds import resampled
+from ..sounds import RATES, resampled
 from . import depth, heads, labels
 
 MODEL_TYPE = "onnuri_speech_net"
@@ -92,11 +92,14 @@ def read_extractor(folder: Path) -> Any:
         )
     stated = [one.get("feature_extractor", one) for one in found]  # a processor keeps it within its own settings
     rates = [one.get("sampling_rate") for one in stated if isinstance(one, dict)]
-    if not any(type(rate) is int and rate > 0 for rate in rates):
+    if not any(type(rate) is int and RATES[0] <= rate <= RATES[1] for rate in rates):
         raise BadInput(
             f"{folder}: {EXTRACTORS[0]} describes no feature extractor for sound: it states no sampling_rate"
         )
-    return hub.guarded(AutoFeatureExtractor.from_pretrained, folder, local_files_only=True)
+    extractor = hub.guarded(AutoFeatureExtractor.from_pretrained, folder, local_files_only=True)
+    if extractor.sampling_rate not in rates:
+        raise BadInput(f"{folder}: {EXTRACTORS[0]} states another sampling_rate than its processor")
+    return extractor
 
 
 def hub_assets(extractor: Any, names: tuple[str, ...], question: str, answer: str) -> Assets:

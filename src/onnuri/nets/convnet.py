@@ -1,12 +1,17 @@
 """A residual convolution net for small pictures (8 to about 64 pixels): ConvNet, and its sizes: Design.
 
-He et al., Deep Residual Learning for Image Recognition (arXiv:1512.03385), their net for CIFAR, differing in:
-1. group normalization of 8 channels a group (Wu & He, arXiv:1803.08494) in place of batch normalization, so
-   that no picture changes another's result;
-2. mean and maximum are pooled, and normalized as one layer before the head: with the mean alone, what is left
-   of a picture after group normalization is learnt slowly (MNIST, 120 steps: 0.57 against 0.96);
-3. the number of stages follows from the picture's size: each next one halves it and doubles the width while 4
-   pixels or more are left, four stages at most.
+He et al., Deep Residual Learning for Image Recognition (arXiv:1512.03385), arranged as nets that learn CIFAR fast are
+(Page, How to Train Your ResNet, 2018; Jordan, arXiv:2404.00498): each stage halves the sides, then adds. Unlike theirs:
+1. no batch normalization, so that no picture changes another's result: each filter is standardized (Qiao et al.,
+   arXiv:1903.10520) and each picture normalized as one group (Wu & He, arXiv:1803.08494). CIFAR-10 after about one
+   epoch: 0.67, with group normalization alone 0.61, with batch normalization 0.70;
+2. a weight that is exactly zero stays zero when its filter is standardized: what is pruned is pruned;
+3. the stem begins as filters that whiten the patches of the records, and learns on from there;
+4. a block adds one layer, not two: in the time that a processor of two cores has, more passes over the data are worth
+   more than depth (CIFAR-10 after 110 seconds on one core: 0.72 against 0.67);
+5. mean and maximum are pooled, and normalized as one layer before the head;
+6. the number of stages follows from the picture's size: they halve it while more than 4 pixels are left, two to four.
+In training pictures may be mirrored and shifted by numbers that come with each (`moved`).
 Letters: B pictures, C channels, H height, W width.
 """
 
@@ -17,14 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-GROUP = 8
-MAX_STAGES = 4
-LIMITS = {"height": (1, 1024), "width": (GROUP, 1024), "depth": (1, 64), "num_labels": (2, 100_000)}
+UNIT = 8  # widths are multiples of it: so many numbers fill a register
+MIN_STAGES, MAX_STAGES = 2, 4
+STEM = 3  # pixels a side of the stem's filters
+FAINT = 1e-2  # variance added to that of the patches: what is fainter is noise, and is not made louder
+LIMITS = {"height": (1, 1024), "width": (UNIT, 1024), "depth": (1, 64), "num_labels": (2, 100_000)}
 
 
 @dataclass(frozen=True)
 class Design:
-    """The sizes of a ConvNet. `image_size`: (height, width); `depth`: residual blocks in each stage."""
+    """The sizes of a ConvNet. `image_size`: (height, width); `width`: channels of the stem, each stage doubles them;
+    `depth`: residual blocks in each stage."""
 
     image_size: tuple[int, int]
     channels: int
@@ -48,7 +56,7 @@ def design_of(config: dict[str, Any]) -> Design:
 
 
 def faults_of(values: dict[str, Any]) -> list[str]:
-    """What is wrong with the sizes: wrong type, out of range, a width that groups do not divide."""
+    """What is wrong with the sizes: wrong type, out of range, a width that is no multiple of UNIT."""
     numbers = {name: values[name] for name in ("width", "depth", "num_labels")}
     faults = [
         f"{name} must be a whole number from {low} to {high}, found {number!r}"
@@ -56,8 +64,8 @@ def faults_of(values: dict[str, Any]) -> list[str]:
         for low, high in [LIMITS[name]]
         if type(number) is not int or not low <= number <= high
     ]
-    if not faults and values["width"] % GROUP:
-        faults.append(f"width must be a multiple of {GROUP}, found {values['width']}")
+    if not faults and values["width"] % UNIT:
+        faults.append(f"width must be a multiple of {UNIT}, found {values['width']}")
     low, high = LIMITS["height"]
     sides = values["image_size"]
     if len(sides) != 2 or any(type(side) is not int or not low <= side <= high for side in sides):
@@ -68,32 +76,56 @@ def faults_of(values: dict[str, Any]) -> list[str]:
 
 
 def stage_widths(design: Design) -> list[int]:
-    """The channels of each stage: 8 pixels give two stages, 28 three, 32 and more four."""
-    stages, side = 1, min(design.image_size)
-    while side >= 2 * 4 and stages < MAX_STAGES:
-        stages, side = stages + 1, side // 2
-    return [design.width * 2**stage for stage in range(stages)]
+    """The channels of each stage: 8 and 16 pixels give two stages, 28 and 32 three, more than 32 four."""
+    stages, side = 0, min(design.image_size)
+    while stages < MIN_STAGES or (side > 4 and stages < MAX_STAGES):
+        stages, side = stages + 1, -(-side // 2)
+    return [design.width * 2 ** (stage + 1) for stage in range(stages)]
+
+
+# --------------------------------------------------------------------------------------------------------------- net
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution of 3 x 3 whose filters are used with mean 0 and deviation 1, zeros excepted."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1):
+        super().__init__(inside, outside, 3, stride, padding=1, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.conv2d(input, standardized(self.weight), None, self.stride, self.padding)
+
+
+def standardized(filters: Tensor) -> Tensor:
+    """Each of the filters (outside, inside, 3, 3) with mean 0 and deviation 1, its zeros as they are."""
+    away = filters - filters.mean((1, 2, 3), keepdim=True)
+    spread = away.square().mean((1, 2, 3), keepdim=True)
+    return away * (spread + 1e-5).rsqrt() * (filters != 0)
+
+
+class Layer(nn.Module):
+    """Convolution, normalization of each picture, ReLU."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1):
+        super().__init__()
+        self.conv = StandardConv(inside, outside, stride)
+        self.norm = nn.GroupNorm(1, outside)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut: (B, inside, H, W) -> (B, outside, H / stride, W / stride)."""
+    """A layer beside a shortcut; the first block of a stage halves the sides before."""
 
-    def __init__(self, inside: int, outside: int, stride: int):
+    def __init__(self, inside: int, outside: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(outside // GROUP, outside)
-        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(outside // GROUP, outside)
-        same = inside == outside and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inside, outside, 1, bias=False)
-        self.stride = stride
+        self.halve = nn.Identity() if inside == outside else Layer(inside, outside, stride=2)
+        self.layer = Layer(outside, outside)
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
-        # averaging keeps what a 1 x 1 convolution with stride would skip; the backward pass of that one also crashes in
-        # torch 2.13 with two threads, few channels and channels-last pictures
-        shorter = functional.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
-        return torch.relu(self.shortcut(shorter) + branch)
+        x = self.halve(x)
+        return x + self.layer(x)
 
 
 class ConvNet(nn.Module):
@@ -103,12 +135,10 @@ class ConvNet(nn.Module):
         super().__init__()
         self.design = design
         widths = stage_widths(design)
-        self.stem = nn.Conv2d(design.channels, widths[0], 3, padding=1, bias=False)
-        self.norm = nn.GroupNorm(widths[0] // GROUP, widths[0])
+        self.stem = nn.Conv2d(design.channels, design.width, STEM, padding=STEM // 2, bias=False)
+        self.norm = nn.GroupNorm(1, design.width)
         self.blocks = nn.ModuleList(
-            Block(width if place else max(width // 2, widths[0]), width, 2 if stage and not place else 1)
-            for stage, width in enumerate(widths)
-            for place in range(design.depth)
+            Block(width if place else width // 2, width) for width in widths for place in range(design.depth)
         )
         self.pooled_norm = nn.LayerNorm(2 * widths[-1])
         self.head = nn.Linear(2 * widths[-1], design.num_labels)
@@ -119,3 +149,32 @@ class ConvNet(nn.Module):
             x = block(x)
         pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
         return self.head(self.pooled_norm(pooled))
+
+
+def whiten(net: ConvNet, pixel_values: Tensor) -> None:
+    """Begin the stem with the main directions of the pictures' patches, each scaled to variance 1, with both signs, as
+    many as there is room for; what room is left keeps its random filters."""
+    patches = functional.unfold(pixel_values, STEM, padding=STEM // 2).transpose(1, 2).flatten(0, 1).double()
+    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    main = (directions / (variances + FAINT).sqrt()).T.flip(0)[: net.design.width // 2]
+    with torch.no_grad():
+        net.stem.weight[: 2 * len(main)] = torch.cat([main, -main]).reshape(-1, *net.stem.weight.shape[1:])
+
+
+# ------------------------------------------------------------------------------------------------------- disturbance
+
+
+def moved(pixel_values: Tensor, moves: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) mirrored, then shifted, the mean color where nothing was. `moves` (B, 3) int64: pixels
+    down, pixels right, and 1 for those that are mirrored."""
+    height, width = pixel_values.shape[2:]
+    rows = torch.arange(height, device=moves.device) - moves[:, :1]
+    columns = torch.arange(width, device=moves.device) - moves[:, 1:2]
+    columns = torch.where(moves[:, 2:] == 1, width - 1 - columns, columns)
+    rows, columns = (
+        rows.clamp(-1, height) + 1,
+        columns.clamp(-1, width) + 1,
+    )  # a border of one pixel stands for all outside
+    bordered = functional.pad(pixel_values, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    picture = torch.arange(len(moves), device=moves.device)[:, None, None]
+    return bordered[picture, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

@@ -69,9 +69,20 @@ def to_images(values: Tensor, shape: Shape) -> list[np.ndarray]:
 
 def pixel_features(images: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     """(images, features) in 0..1: each image in `shape`, then averaged down to FEATURE_SIDE pixels a side."""
-    side = min(FEATURE_SIDE, shape[2]), min(FEATURE_SIDE, shape[1])
-    small = [Image.fromarray(resized(image, shape)).resize(side, Image.Resampling.BOX) for image in images]
-    return np.stack([np.asarray(image, dtype=np.float64).ravel() for image in small]) / 255
+    grey = shape[0] == 1
+    fits = all(image.shape == (shape[1:] if grey else (*shape[1:], 3)) for image in images)
+    pixels = np.stack(images if fits else [resized(image, shape) for image in images]).reshape(-1, *shape[1:], shape[0])
+    down, across = (averaging(min(FEATURE_SIDE, side), side) for side in shape[1:])
+    rows = np.tensordot(pixels.astype(np.float32), down, ((1,), (1,)))  # (B, W, C, h)
+    return np.tensordot(rows, across, ((1,), (1,))).reshape(len(pixels), -1).astype(np.float64) / 255
+
+
+def averaging(few: int, many: int) -> np.ndarray:
+    """(few, many): `many` values in a row averaged to `few`, each over an equal part of the row; rows sum to 1."""
+    edges = np.linspace(0, many, few + 1)
+    places = np.arange(many)
+    inside = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
+    return (inside.clip(min=0) * (few / many)).astype(np.float32)
 
 
 def root(matrix: np.ndarray) -> np.ndarray:

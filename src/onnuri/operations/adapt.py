@@ -22,10 +22,10 @@ from ..fit import FitSettings, fit
 from ..lowrank import fresh
 from ..model import Model
 from ..observe import read_raw
-from ..operation import Finding, Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Result
 from ..peft_format import unreadable
 from ..weights import Weight, weights
-from .train import objective_of, validation_of
+from .train import objective_of, trained, validation_of
 
 ROLES = ("linear", "conv", "expert", "embedding")
 Ranked = tuple[Weight, int]
@@ -55,8 +55,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     progress = fit(objective_of(model), train, validation_of(data), settings, log, True)
     for parameter in frozen:
         parameter.requires_grad_(True)
-    findings = [Finding(name, *texts) for name, texts in progress.findings.items()]
-    return Result(model=model, curves=progress.curves, findings=findings)
+    return trained(model, progress)
 
 
 def onward(settings: Settings, model: Model) -> Model:

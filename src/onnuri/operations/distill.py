@@ -21,9 +21,9 @@ from ..errors import BadSettings, Refusal
 from ..family import mix
 from ..fit import FitSettings, Objective, fit
 from ..model import Model, count_parameters
-from ..operation import Finding, Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Result
 from ..registry import family as find_family
-from .train import validation_of
+from .train import trained, validation_of
 
 PREFIX = "teacher "
 SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
@@ -54,11 +54,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
     student.require_players()
     require_same_meaning(model, student)
     progress = fit(agreement(settings, model, student, train), train, validation_of(data), settings, log, fresh)
-    return Result(
-        model=student,
-        curves=progress.curves,
-        findings=[Finding(name, *texts) for name, texts in progress.findings.items()],
-    )
+    return trained(student, progress)
 
 
 def require_effect(settings: Settings, student: Model | None) -> None:

@@ -6,7 +6,7 @@ from pydantic import Field
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
 from ..family import mix
-from ..fit import FitSettings, Objective, fit
+from ..fit import FitSettings, Objective, Progress, fit
 from ..model import Model
 from ..operation import Finding, Log, Operation, Result
 from ..registry import family as find_family
@@ -35,11 +35,13 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
         return Result(model=model)
     model.require_players()
     progress = fit(objective_of(model), train, validation_of(data), settings, log, fresh)
-    return Result(
-        model=model,
-        curves=progress.curves,
-        findings=[Finding(name, *texts) for name, texts in progress.findings.items()],
-    )
+    return trained(model, progress)
+
+
+def trained(model: Model, progress: Progress) -> Result:
+    """What a training hands back: the model, and what was seen on the way."""
+    findings = [Finding(name, *texts) for name, texts in progress.findings.items()]
+    return Result(model=model, curves=progress.curves, findings=findings, pace=progress.pace)
 
 
 def started(settings: Settings, records: Records) -> Model:

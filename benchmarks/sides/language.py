@@ -1,0 +1,144 @@
+"""What every side of a race over language models shares: the folder of the model, the same documents, the clock.
+
+    python benchmarks/sides/language.py --data DATA --kept FOLDER --sizes 6,27,79     makes both
+
+A document is a run of Korean film reviews of more than LENGTH tokens; every side trains on the first LENGTH of them.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+LENGTH = 128
+DOCUMENTS = 2000
+SIZES: dict[str, dict[str, Any]] = {
+    "6": {
+        "vocab": 8000,
+        "hidden_size": 256,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "intermediate_size": 688,
+    },
+    "27": {
+        "vocab": 16000,
+        "hidden_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "intermediate_size": 1376,
+    },
+    "79": {
+        "vocab": 4096,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 1600,
+    },
+}
+"""Llamas by millions of parameters; the smaller two share the embedding with the head."""
+
+UNTIMED = 2  # steps at the start, which fill memory pools and caches
+
+
+def main() -> None:
+    from onnuri.family import seeded
+    from onnuri.registry import family
+
+    parser = arguments()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sizes", required=True)
+    chosen = parser.parse_args()
+    texts = documents(chosen.data)
+    (chosen.kept / "documents.jsonl").write_text(
+        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8"
+    )
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from onnuri.families import vocabulary
+
+    causal_lm = family("causal_lm")
+    for size in chosen.sizes.split(","):
+        shape = dict(SIZES[size])
+        tokenizer = vocabulary.of_bytes(texts, shape.pop("vocab"), LENGTH)
+        config = LlamaConfig(
+            **shape,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=LENGTH,
+            tie_word_embeddings=size != "79",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with seeded(torch.Generator().manual_seed(0)):
+            net = LlamaForCausalLM(config)
+        folder = chosen.kept / f"llama-{size}"
+        net.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        assert causal_lm.claims(folder)
+    print("{}")
+
+
+def documents(data: Path) -> list[str]:
+    """Reviews joined until each document is long enough for any of the vocabularies."""
+    import polars as pl
+
+    table = pl.read_parquet(next((data / "nsmc").glob("unlabelled*")))
+    column = next(name for name, kind in table.schema.items() if kind == pl.String)
+    found, held = [], ""
+    for text in table[column]:
+        held += f"{text}\n"
+        if len(held) > 6 * LENGTH:
+            found.append(held)
+            held = ""
+        if len(found) == DOCUMENTS:
+            break
+    return found
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kept", type=Path, required=True)
+    return parser
+
+
+def options() -> argparse.Namespace:
+    """What a side is asked: the model, records in a step, how many steps."""
+    parser = arguments()
+    parser.add_argument("--size", required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def token_ids(chosen: argparse.Namespace) -> list[list[int]]:
+    """The documents as the peers get them: tokenized beforehand."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(chosen.kept / f"llama-{chosen.size}")
+    lines = (chosen.kept / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    return [ids[:LENGTH] for ids in tokenizer(texts)["input_ids"]]
+
+
+class Clock:
+    """Times between the ends of steps."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def tick(self) -> None:
+        self.ends.append(time.perf_counter())
+
+    def tell(self, batch: int, also: dict[str, Any] | None = None) -> None:
+        """The speed of the median step, as the last line of output."""
+        step = median(late - early for early, late in list(zip(self.ends, self.ends[1:]))[UNTIMED:])
+        speed = {"records_per_second": batch / step, "tokens_per_second": batch * LENGTH / step}
+        print(json.dumps({**(also or {}), **speed, "seconds_per_step": step}))
+
+
+if __name__ == "__main__":
+    main()

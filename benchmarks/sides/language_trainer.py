@@ -1,0 +1,50 @@
+"""The peer that most people use: the Trainer of transformers, bf16, its defaults otherwise, on tokens that are ready."""
+
+import tempfile
+
+import torch
+from language import Clock, options, token_ids
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, rows: list[list[int]]):
+        self.rows = torch.tensor(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+class Ticks(TrainerCallback):
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        self.clock.tick()
+
+
+def main() -> None:
+    chosen, ticks = options(), Ticks()
+    net = AutoModelForCausalLM.from_pretrained(chosen.kept / f"llama-{chosen.size}", dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            use_cpu=True,
+            bf16=True,
+            per_device_train_batch_size=chosen.batch,
+            max_steps=chosen.steps,
+            learning_rate=1e-4,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        Trainer(net, arguments, train_dataset=Rows(token_ids(chosen)), callbacks=[ticks]).train()
+    ticks.clock.tell(chosen.batch)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the ledger says of an operation beside its figures: inputs, licenses, lineage, the base that a result hangs on, versions."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import __version__, ledger, license
+from .data import Data
+from .operation import Operation, Result
+
+
+def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the ledger says of the inputs."""
+    return [
+        {
+            "role": role,
+            "path": where,
+            "digest": found[role].digest if isinstance(found[role], Data) else ledger.folder_digest(Path(where)),
+        }
+        for role, where in inputs.items()
+    ]
+
+
+def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Path]:
+    """{role: folder} of the inputs that are models; the one that the operation is done to is `model`."""
+    return {role: Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind}
+
+
+def changed_since(operation: Operation, inputs: dict[str, str]) -> list[str]:
+    """What was changed in the model folders after their last operation: it goes into the new ledger line, or a change
+    would be covered up by the next operation."""
+    folders = model_folders(operation, inputs).values()
+    return [f"{folder}: {fault}" for folder in folders if ledger.read(folder) for fault in ledger.verify(folder)]
+
+
+def parents(inputs: dict[str, str], found: dict[str, Any], result: Result) -> list[dict[str, Any]]:
+    """The ledger of the model that lives on in the result: the one that was given back, else the first one."""
+    role = next((role for role, value in found.items() if value is result.model), "model")
+    return ledger.read(Path(inputs[role])) if role in inputs else []
+
+
+def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
+    """What the licenses of the models that come in say of the one that comes out. The base of an adapter counts as well;
+    the ledger of an adapter names it already."""
+    folders = list(model_folders(operation, inputs).values())
+    bases = [(one, found[role].base) for role, one in model_folders(operation, inputs).items()]
+    folders += [base.folder for one, base in bases if base and not ledger.read(one)]
+    return license.combined([one for folder in folders for one in license.origins(folder, ledger.read(folder))])
+
+
+def keep_notices(
+    operation: Operation, inputs: dict[str, str], folder: Path, lives_on: Path | None, number: int
+) -> None:
+    """Copy the license texts and notices of each parent whose files are not those that live on, into a place that no
+    later operation writes to."""
+    for role, parent in model_folders(operation, inputs).items():
+        inner = [path for path in (parent / "licenses").rglob("*") if path.is_file()]
+        for path in [*license.texts(parent), *inner] if parent != lives_on else ():
+            target = folder / "licenses" / f"{number:03d}-{role}" / path.relative_to(parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def base_of(model: Any) -> dict[str, str] | None:
+    """The folder that a result cannot be opened without, and its digest: the base of an adapter. None for all others."""
+    if not model.base:
+        return None
+    folder = model.base.folder.resolve()
+    return {"path": str(folder), "digest": ledger.folder_digest(folder)}
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose versions can change a result."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"onnuri": __version__}
+    for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[str, list[tuple[int, float]]]:
+    """Curves with at most `most` points each, the last kept: a picture shows no more."""
+    return {
+        name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]]
+        for name, curve in curves.items()
+    }

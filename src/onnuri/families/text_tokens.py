@@ -1,0 +1,210 @@
+"""Texts as tokens: any sequence classifier of transformers, and a small BERT of our own making.
+
+A new one is Devlin et al., BERT (arXiv:1810.04805), differing in:
+1. its tokens are pairs of characters merged instead of WordPiece, see `vocabulary.py`;
+2. it begins with random weights, without pre-training, and never sees a second segment.
+Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
+(B, T) int64, padded on the right so that a token's place does not depend on its neighbors.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import hub
+from ..data import Records, required_answer
+from ..errors import BadInput, BadSettings
+from ..family import Batch
+from . import heads, labels, vocabulary, widths
+
+DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
+TENSORS = ("input_ids", "attention_mask", "token_type_ids")
+LONGEST = 512  # tokens of a text where a model states no limit of its own
+
+
+@dataclass(frozen=True)
+class Assets:
+    """Labels in order, the names of both fields, the tokenizer, and a digest that compares for it."""
+
+    labels: tuple[str, ...]
+    question: str
+    answer: str
+    max_length: int
+    tokenizer: Any = field(compare=False)
+    digest: str
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
+    """See Family.read. BadInput also for a folder without a tokenizer, or whose answer is not one label."""
+    from transformers import AutoModelForSequenceClassification
+
+    heads.require_one_label(folder)
+    tokenizer = read_tokenizer(folder)
+    net = hub.read_hub(AutoModelForSequenceClassification, folder, empty)
+    names = heads.field_names(net.config, "text", "label", folder)
+    return net, assets_of(net, tokenizer, heads.label_names(net.config, folder), *names)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the folder; its end mark pads where it has no mark for that."""
+    from transformers import AutoTokenizer
+
+    tokenizer = hub.guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True)
+    for name in ("is_local", "local_files_only"):  # how it was opened would be written into its config
+        tokenizer.init_kwargs.pop(name, None)
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # the library makes one up where no file is
+        raise BadInput(f"{folder} holds no vocabulary", hint="fetch its tokenizer files again")
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise BadInput(f"the tokenizer of {folder} has neither a padding nor an end mark")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, answer: str) -> Assets:
+    """The assets; the net learns which token pads, for those that answer at the last token that does not."""
+    if net.config.pad_token_id is None:
+        net.config.pad_token_id = tokenizer.pad_token_id
+    if len(tokenizer) > net.get_input_embeddings().num_embeddings:
+        raise BadInput(
+            f"the tokenizer knows {len(tokenizer)} tokens, the net only {net.get_input_embeddings().num_embeddings}"
+        )
+    tokens = json.dumps(sorted(tokenizer.get_vocab().items()))
+    digest = hashlib.sha256(tokens.encode()).hexdigest()
+    return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
+
+
+def longest(net: Any, tokenizer: Any) -> int:
+    """How many tokens of a text the net can take. Some tables of places begin behind the padding number."""
+    places = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        for name, table in net.named_modules()
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding)
+    ]
+    if not places:
+        stated = getattr(net.config, "max_position_embeddings", None) or LONGEST
+        places = [stated if stated > 0 else LONGEST]  # XLNet states -1
+    return min(*places, tokenizer.model_max_length)
+
+
+def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
+    """See Family.write."""
+    hub.write_hub(net, folder, weights)
+    assets.tokenizer.save_pretrained(folder)
+
+
+# --------------------------------------------------------------------------------------------------- new nets
+
+
+def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """A BERT whose vocabulary is learnt from the records."""
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    settings = hub.merged(DEFAULTS, config)
+    check_settings(settings)
+    names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
+    answer = required_answer(records)
+    texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
+    tokenizer = vocabulary.of_characters(texts, settings["vocab_size"], settings["max_length"])
+    design = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings["hidden_size"],
+        intermediate_size=4 * settings["hidden_size"],
+        num_hidden_layers=settings["num_layers"],
+        num_attention_heads=settings["num_heads"],
+        max_position_embeddings=settings["max_length"],
+        hidden_dropout_prob=settings["dropout"],
+        attention_probs_dropout_prob=settings["dropout"],
+        pad_token_id=tokenizer.pad_token_id,
+        **heads.label_config(names),
+    )
+    design.onnuri_fields = {"question": question, "answer": answer}
+    net = widths.fresh(AutoModelForSequenceClassification, design, 1, generator, torch.float32)
+    return net, assets_of(net, tokenizer, names, question, answer)
+
+
+def check_settings(settings: dict) -> None:
+    """BadSettings with every fault."""
+    faults = [
+        f"{name} must be a whole number above {least}, found {settings[name]!r}"
+        for name, least in {
+            "hidden_size": 0,
+            "num_layers": 0,
+            "num_heads": 0,
+            "max_length": 2,
+            "vocab_size": len(vocabulary.MARKS),
+        }.items()
+        if type(settings[name]) is not int or settings[name] <= least
+    ]
+    if not faults and settings["hidden_size"] % settings["num_heads"]:
+        faults.append(f"num_heads {settings['num_heads']} does not divide {settings['hidden_size']}")
+    if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
+        faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
+    if faults:
+        raise BadSettings(*faults)
+
+
+def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """The body of any text model of transformers that can classify, a new head for the records' labels."""
+    from transformers import AutoModelForSequenceClassification
+
+    names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
+    answer, tokenizer = required_answer(records), read_tokenizer(folder)
+    net = heads.with_new_head(AutoModelForSequenceClassification, folder, names, question, answer, generator)
+    return net, assets_of(net, tokenizer, names, question, answer)
+
+
+def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """See Family.like: the vocabulary, the layers and the heads stay."""
+    from transformers import AutoModelForSequenceClassification
+
+    return heads.like(AutoModelForSequenceClassification, net, scale, generator), assets
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+
+
+def tensors(texts: Sequence[str], assets: Assets) -> Batch:
+    """What the tokenizer gives of TENSORS (B, T)."""
+    tokens = encode(assets.tokenizer, list(texts), assets.max_length)
+    return {name: tokens[name] for name in TENSORS if name in tokens}
+
+
+def logits(net: nn.Module, batch: Batch) -> Tensor:
+    """(B, D)."""
+    return net(**{name: batch[name] for name in TENSORS if name in batch}).logits
+
+
+def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
+    """Token tensors, cut at `max_length`, padded on the right to the longest text."""
+    with settings_kept(tokenizer):
+        return tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            padding="longest",
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+
+
+@contextmanager
+def settings_kept(tokenizer: Any) -> Iterator[None]:
+    """A call leaves its cutting and padding in a fast tokenizer; its file must not get them."""
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    before = (backend.truncation, backend.padding) if backend else (None, None)
+    yield
+    if backend:
+        backend.enable_truncation(**before[0]) if before[0] else backend.no_truncation()
+        backend.enable_padding(**before[1]) if before[1] else backend.no_padding()

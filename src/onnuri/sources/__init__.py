@@ -1,0 +1,129 @@
+"""Where records come from: csv, parquet, jsonl, images or sounds in a folder per class, texts, `builtin:` and `toy:`.
+
+`tables` reads the tables, `rows` keeps the large ones on disk, `folders` reads pictures, sounds and texts, `bundled` has
+what needs no file.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from ..data import Data, Kind, Record, Records, as_label, guess_answer
+from ..errors import BadInput, BadSettings, propose
+from ..windows import windowed
+from .bundled import BUILTIN, builtin, toy
+from .folders import chunks, read_class_folders, read_text, text_records
+from .tables import TABLES, from_table, holds_classes, read_parts, scan
+
+KINDS = get_args(Kind)
+
+
+def open_data(
+    source: str, answer: str | None = None, fields: dict[str, Kind] | None = None, window: Any = None
+) -> Data:
+    """Open `builtin:NAME`, `toy:FAMILY`, a file or a folder. `fields` keeps and retypes columns, `answer` names one;
+    `window` cuts a table with a row per time step into a past and a future (`windows.windowed`).
+
+    Raises BadInput for what cannot be read, and for an empty source.
+    """
+    scheme, _, name = source.partition(":")
+    if scheme in ("builtin", "toy") and name:
+        records, official = (builtin(name) if scheme == "builtin" else toy(name)), {}
+    else:
+        records, official = read_path(Path(source))
+    if not len(records):
+        raise BadInput(f"{source} holds no rows")
+    if window:
+        if official:
+            raise BadInput(
+                f"{source} is divided already; windows are cut from one table", hint="name one of its tables"
+            )
+        return windowed(source, records, window, answer, fields)
+    return Data(source, choose(records, answer, fields), official, records)
+
+
+def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
+    """Apply the user's own choice of columns; the columns not chosen are dropped, the answer always stays."""
+    if bad := [
+        f"'{kind}' is no kind; {propose(str(kind), KINDS)}" for kind in (fields or {}).values() if kind not in KINDS
+    ]:
+        raise BadSettings(*bad)
+    missing = [name for name in [*(fields or {}), *([answer] if answer else [])] if name not in records.fields]
+    if missing:
+        raise BadInput(*(f"there is no column '{name}'; {propose(name, records.fields)}" for name in missing))
+    unlike = {name: kind for name, kind in (fields or {}).items() if kind != records.fields[name]}
+    if bad := [name for name, kind in unlike.items() if {kind, records.fields[name]} & {"image", "audio", "series"}]:
+        raise BadInput(*(f"'{name}' holds {records.fields[name]}, not {unlike[name]}" for name in bad))
+    kinds: dict[str, Kind] = dict(records.fields)
+    kinds.update(fields or {})
+    answer = answer or records.answer or guess_answer(kinds)
+    if answer and answer not in (fields or {}) and kinds[answer] == "number" and holds_classes(records.column(answer)):
+        kinds[answer] = "category"
+    kept = dict(kinds)
+    for name in [name for name in kinds if fields and name not in fields and name != answer]:
+        del kept[name]
+
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
+        found = records.get(rows, names)
+        return [{name: coerce(record[name], kept[name], name) for name in names} for record in found]
+
+    return Records(get if kept != records.fields else records.get, records.rows, kept, answer)
+
+
+def coerce(value, kind: Kind, name: str):
+    """One value as another kind, where the user said so."""
+    if kind == "number" and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise BadInput(f"'{value}' in column '{name}' is no number", hint=f"--fields {name}=category") from None
+    if kind in ("category", "text") and not isinstance(value, np.ndarray):
+        return as_label(value) if kind == "category" else str(value or "")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- files, folders
+
+
+def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
+    """Records of a file or folder, and its own train/test division where it has one."""
+    if not path.exists():
+        raise BadInput(f"{path} does not exist", hint=f"builtin:{{{','.join(BUILTIN)}}}, a file or a folder")
+    if path.is_file():
+        return read_file(path), {}
+    parts = {
+        name: found[0]
+        for name in ("train", "test")
+        if (found := [path / f"{name}{end}" for end in TABLES if (path / f"{name}{end}").is_file()])
+    }
+    if len(parts) == 2:
+        return read_parts([parts["train"], parts["test"]])
+    if (path / "train").is_dir() and (path / "test").is_dir():
+        return read_class_folders([path / "train", path / "test"])
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
+    texts = sorted(path.rglob("*.txt"))
+    if len(tables) == 1:
+        return read_file(tables[0]), {}
+    if tables:
+        raise BadInput(
+            f"{path} holds several tables: {', '.join(p.name for p in tables[:6])}",
+            hint="name one of them, or call two of them train and test",
+        )
+    if any(p.is_dir() for p in path.iterdir()) and not texts:
+        return read_class_folders([path])
+    if texts:
+        return text_records([piece for p in texts for piece in chunks(read_text(p))]), {}
+    raise BadInput(
+        f"{path} holds no table, no text and no folders of images or sounds",
+        hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images or sounds per class",
+    )
+
+
+def read_file(path: Path) -> Records:
+    if path.suffix.lower() in TABLES:
+        return from_table([scan(path)], path)
+    if path.suffix.lower() in (".txt", ".md"):
+        return text_records(chunks(read_text(path)))
+    raise BadInput(f"{path} has an unknown ending", hint=f"one of {', '.join(TABLES)}, .txt")
