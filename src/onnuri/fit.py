@@ -351,7 +351,7 @@ class Loop:
         self.find(doctor.probe(weights(self.objective.parts[player]), norm, self.progress.step))
         self.objective.net.eval()  # looking must not move batch-norm statistics
         self.find(doctor.check_units(self.objective.parts[player], lambda: self.objective.loss(batch, player)))
-        if not self.pace.per_number:
+        if not self.pace.per_number and not self.objective.companions:  # whose part has no backward pass
             self.pace.per_number = self.flops(batch) / max(numbers_in(batch), 1)
         self.training_mode()
 

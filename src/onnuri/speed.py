@@ -113,8 +113,8 @@ class Pace:
 
     def facts(self, bf16: bool, device: torch.device, batch_size: int) -> dict[str, Any]:
         """Seconds of the median step, records a second, FLOP/s and the share of the best product's, which is measured
-        now; {} for a short training."""
-        if sum(self.seconds) < SHORT:
+        now; {} for a short training, and for one whose FLOPs were not counted."""
+        if sum(self.seconds) < SHORT or not self.per_number:
             return {}
         kind = torch.bfloat16 if bf16 else torch.float32
         step, peak = median(self.seconds), peaks.product_peak(kind, device).best
