@@ -43,11 +43,12 @@ def pace_lines(pace: dict[str, Any] | None) -> list[str]:
     """How fast a training was, and how near to what the machine can do."""
     if not pace:
         return []
-    return [
-        f"{'training':12} {number(pace['records_per_second'])} records/s, {scaled(pace['flops_per_second'], 'FLOP/s')}: "
-        f"{pace['share_of_peak']:.0%} of this machine's {pace['precision']} peak of "
+    share = pace["share_of_peak"]
+    products = (  # a net that looks up and adds is bound by other things
+        f", {scaled(pace['flops_per_second'], 'FLOP/s')}: {share:.0%} of this machine's {pace['precision']} peak of "
         f"{scaled(pace['peak_flops_per_second'], 'FLOP/s')}"
-    ]
+    ) * (share >= 0.01)
+    return [f"{'training':12} {number(pace['records_per_second'])} records/s{products}"]
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:
