@@ -6,6 +6,7 @@ Figures with a limit of time have a row for their seconds: those of the whole co
 from .harness import Found, Race, Row, Side, last
 
 PICTURES = 600.0  # seconds for each picture model, ours and the peer's
+REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 
@@ -43,7 +44,6 @@ def pictures(name: str, epochs: int, goal: float, *mirror: str) -> Race:
 
 
 def reviews() -> Race:
-    how = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
     bag, words = (
         peer("hashed n-grams", "reviews_torch", "--data", "{data}/nsmc"),
         peer("TF-IDF + logistic regression", "reviews_sklearn", "--data", "{data}/nsmc"),
@@ -52,14 +52,13 @@ def reviews() -> Race:
         "": least("accuracy", 0.880, 300),
         **{one.name: (Row("accuracy", "", "higher", 1.0),) for one in (bag, words)},
     }
-    return Race("NSMC", ours(trained(*how)), (bag, words), rows, repeats=1)
+    return Race("NSMC", ours(trained(*REVIEWS)), (bag, words), rows, repeats=1)
 
 
 def small_reviews() -> Race:
-    how = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
     packed = ("onnuri", "quantize", "{work}/large", "--data", "{data}/nsmc", "--out", "{work}/small", "--json")
     rows = (Row("accuracy", "", "higher", 0.875, "ours"), Row("bytes", "B", "lower", 20e6, "ours"))
-    return Race("NSMC, packed", ours(trained(*how, out="{work}/large"), packed), (), {"": rows}, repeats=1)
+    return Race("NSMC, packed", ours(trained(*REVIEWS, out="{work}/large"), packed), (), {"": rows}, repeats=1)
 
 
 def income(family: str, goal: float, *how: str) -> Race:

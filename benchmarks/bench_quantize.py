@@ -1,7 +1,7 @@
 """int8 in a quarter of the bytes, at no more than 0.5 points lost; what was packed opens again bit for bit."""
 
 from .harness import Found, Race, Row, Side
-from .lives import data_of, headline, reloaded, trained
+from .lives import broken_promises, data_of, headline, trained
 
 ROWS = (
     Row("bytes_kept", "of the bytes", "lower", 0.27, "ours"),  # a quarter, and the scales
@@ -15,7 +15,7 @@ def found(lines: list[Found]) -> Found:
     return {
         "bytes_kept": packed["after"]["bytes"] / whole["after"]["bytes"],
         "points_lost": 100 * (headline(whole) - headline(packed)),
-        "broken_promises": reloaded(packed),
+        "broken_promises": broken_promises(packed),
     }
 
 

@@ -41,6 +41,6 @@ def headline(line: Found) -> float:
     return measured["scores"][measured["headline"][0]]
 
 
-def reloaded(line: Found) -> float:
+def broken_promises(line: Found) -> float:
     """How many promises on saving and opening again were broken; each is measured on the reopened folder."""
     return float(sum(not promise["kept"] for promise in line["promises"]))

@@ -1,6 +1,7 @@
 """The peer that most people use: the Trainer of transformers, bf16, its defaults otherwise, on tokens that are ready."""
 
 import tempfile
+from typing import Any
 
 import torch
 from language import Clock, options, token_ids
@@ -26,22 +27,26 @@ class Ticks(TrainerCallback):
         self.clock.tick()
 
 
+def settings(batch: int, steps: int) -> dict[str, Any]:
+    """What every side that the Trainer runs is told; all else is its default."""
+    return {
+        "use_cpu": True,
+        "bf16": True,
+        "per_device_train_batch_size": batch,
+        "max_steps": steps,
+        "learning_rate": 1e-4,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
 def main() -> None:
     chosen, ticks = options(), Ticks()
     net = AutoModelForCausalLM.from_pretrained(chosen.kept / f"llama-{chosen.size}", dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            use_cpu=True,
-            bf16=True,
-            per_device_train_batch_size=chosen.batch,
-            max_steps=chosen.steps,
-            learning_rate=1e-4,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+        arguments = TrainingArguments(folder, **settings(chosen.batch, chosen.steps))
         Trainer(net, arguments, train_dataset=Rows(token_ids(chosen)), callbacks=[ticks]).train()
     ticks.clock.tell(chosen.batch)
 

@@ -5,7 +5,7 @@ import tempfile
 import torch
 from datasets import Dataset
 from language import LENGTH, options, token_ids
-from language_trainer import Ticks
+from language_trainer import Ticks, settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -16,20 +16,7 @@ def main() -> None:
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rows = Dataset.from_dict({"input_ids": token_ids(chosen)})
     with tempfile.TemporaryDirectory() as out:
-        config = SFTConfig(
-            out,
-            use_cpu=True,
-            bf16=True,
-            per_device_train_batch_size=chosen.batch,
-            max_steps=chosen.steps,
-            learning_rate=1e-4,
-            max_length=LENGTH,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+        config = SFTConfig(out, **settings(chosen.batch, chosen.steps), max_length=LENGTH, gradient_checkpointing=False)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         SFTTrainer(net, config, train_dataset=rows, processing_class=tokenizer, callbacks=[ticks]).train()
     ticks.clock.tell(chosen.batch)

@@ -4,7 +4,7 @@ import tempfile
 from typing import Any
 
 import torch
-from language_trainer import Ticks
+from language_trainer import Ticks, settings
 from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
 from vision import BATCH, options, pictures
 
@@ -31,19 +31,7 @@ def main() -> None:
         return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 
     with tempfile.TemporaryDirectory() as out:
-        arguments = TrainingArguments(
-            out,
-            use_cpu=True,
-            bf16=True,
-            per_device_train_batch_size=BATCH,
-            max_steps=chosen.steps,
-            learning_rate=1e-4,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-        )
+        arguments = TrainingArguments(out, **settings(BATCH, chosen.steps), remove_unused_columns=False)
         data = Pictures(pictures(chosen))
         Trainer(net, arguments, train_dataset=data, data_collator=collate, callbacks=[ticks]).train()
     ticks.clock.tell(BATCH)

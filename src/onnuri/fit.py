@@ -132,7 +132,7 @@ class Loop:
     ):
         from accelerate import PartialState
 
-        self.objective, self.train, self.settings, self.log = objective, train, settings, log
+        self.objective, self.settings, self.log = objective, settings, log
         self.validation = validation.some(VALIDATION_RECORDS) if validation is not None else None
         self.processes = PartialState()
         self.device = torch.device(self.processes.device or "cpu")
@@ -156,7 +156,7 @@ class Loop:
         }
         self.zeros = zeros_of(objective.net, objective.pruned)
         self.frozen_statistics = self.must_freeze_statistics()
-        if not speed.has_batch_norm(objective.net) and not settings.micro_batch:
+        if not speed.batch_norms(objective.net) and not settings.micro_batch:
             self.batches.cut()
         self.bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and speed.bf16_pays(objective.net, self.device)
@@ -323,7 +323,7 @@ class Loop:
     def must_freeze_statistics(self) -> list[nn.Module]:
         """The batch-norm layers whose running statistics must stand still: they see micro-batches, or belong to a base
         that is not trained. One example would otherwise change another's loss."""
-        layers = [m for m in self.objective.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        layers = speed.batch_norms(self.objective.net)
         partial = any(not p.requires_grad for p in self.objective.net.parameters())
         micro = 0 < self.settings.micro_batch < self.settings.batch_size or self.processes.num_processes > 1
         if layers and (partial or micro):
@@ -331,7 +331,7 @@ class Loop:
                 f"{len(layers)} batch-norm layers keep their statistics: "
                 + ("part of the net is frozen" if partial else "a batch is cut into parts")
             )
-            return list(layers)
+            return layers
         return []
 
     def compile(self) -> None:
