@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import checkpoint, costs, descent, doctor, machine, speed
+from . import attention, checkpoint, costs, descent, doctor, machine, speed
 from .batches import Batches, Collate, moved, numbers_in
 from .data import Records
 from .errors import BadSettings, BrokenPromise
@@ -100,6 +100,7 @@ def fit(
             hint="--patience 0, and --steps",
         )
     machine.keep_memory()
+    attention.hasten()
     loop = Loop(objective, train, validation, settings, log, fresh)
     dtypes = {name: tensor.dtype for name, tensor in stored(objective.net)}
     speed.widen(objective.net)

@@ -1,7 +1,8 @@
 """What makes a training step fast, each thing only where it pays.
 
-The limits of a small machine are page faults (`machine.keep_memory`), products (bf16), the layout of pictures (channels
-last) and the overhead of many small kernels (compiling). How near a training came to them is told by its `Pace`.
+The limits of a small machine are page faults (`machine.keep_memory`), products (bf16), the gradient of attention
+(`attention.hasten`), the layout of pictures (channels last) and the overhead of many small kernels (compiling). How near
+a training came to them is told by its `Pace`.
 """
 
 import time

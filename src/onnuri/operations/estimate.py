@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import machine, measure, peaks
+from .. import attention, machine, measure, peaks
 from ..attach import is_attached
 from ..costs import Cost, Line, Watch, tensors_of, watched
 from ..data import Data, Records
@@ -265,7 +265,8 @@ def trains(look: Look) -> None:
         return report["memory"].append(
             {"work": "train", **parts, "predicted_bytes": look.process + sum(parts.values())}
         )
-    machine.keep_memory()  # as training does
+    machine.keep_memory()  # these two as training does
+    attention.hasten()
     before = peaks.resident_bytes()
     with torch.random.fork_rng():
         probes, held = probed(look)
