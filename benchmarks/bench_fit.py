@@ -3,9 +3,14 @@
 Peers run twice, as they come and with our allocator setting in their environment: otherwise the win would be a setting.
 """
 
-from .harness import ALLOCATOR, Race, Row, Side
+import math
+from dataclasses import replace
+
+from .harness import ALLOCATOR, Found, Race, Row, Side
 
 SPEED = "tokens/s"
+SHAKESPEARE = ("--steps", "2000", "--batch-size", "12", "--config", "hidden_size=128,vocab_size=258,max_length=65")
+"""As many layers, numbers and characters a step as nanoGPT's recipe has."""
 
 
 def side(name: str, script: str, size: str, batch: int, environment: dict[str, str] | None = None, *more: str) -> Side:
@@ -67,4 +72,20 @@ def vision() -> Race:
     return Race("ViT of 2.7 M, 128 pictures", one("onnuri", "vision_onnuri"), (trainer, tuned, bare), rows, prepare)
 
 
-RACES = (language("6", 16), language("79", 4), share("27", 16), vision())
+def shakespeare() -> Race:
+    """Ours, by the command line, to the validation loss of a recipe that many know. Ours tells bits a byte: every
+    character of this text is one byte."""
+    how = ("--family", "causal_lm", "--data", "{kept}/shakespeare", "--answer", "text", *SHAKESPEARE)
+    mine = Side("onnuri", (("onnuri", "train", *how, "--out", "{work}/model", "--json"),), nats)
+    bare = Side("nanoGPT's recipe, bare loop", (("python", "{here}/sides/shakespeare_bare.py", "--data", "{data}"),))
+    loss = Row("nats_per_character", "nats", "lower", 1.886, "ours")
+    rows = {"": (loss,), bare.name: (replace(loss, goal=1.0, of="ratio"), Row("wall_seconds", "s", "lower", 1.0))}
+    prepare = ("python", "{here}/sides/shakespeare.py", "--data", "{data}", "--kept", "{kept}")
+    return Race("tiny shakespeare, 0.8 M", mine, (bare,), rows, prepare)
+
+
+def nats(lines: list[Found]) -> Found:
+    return {"nats_per_character": math.log(2) * lines[-1]["after"]["scores"]["bits_per_byte"]}
+
+
+RACES = (language("6", 16), language("79", 4), share("27", 16), vision(), shakespeare())
