@@ -6,6 +6,7 @@ Figures with a limit of time have a row for their seconds: those of the whole co
 from .harness import Found, Race, Row, Side, last
 
 PICTURES = 600.0  # seconds for each picture model, ours and the peer's
+MADE = 400.0  # seconds of training for each generator
 REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
@@ -117,6 +118,21 @@ def series() -> Race:
     )
     rows = (Row("mse", "", "lower", 1.0), Row("mae", "", "lower", 1.0))
     return Race("ETTh1, 96 hours", ours(trained(*how)), (linear,), {linear.name: rows}, repeats=1)
+
+
+def generators(family: str, *how: str) -> Race:
+    """Handwritten digits made from nothing, judged by a classifier trained here; peers get as many seconds."""
+    data = "{data}/mnist"
+    judging = ("--classifier", "{kept}/judge", "--data", data, "--grid")
+    look = ("python", "{here}/frechet.py", "--model", "{work}/model", *judging, "{here}/results/" + family + ".png")
+    mine = Side("onnuri", (trained("--family", family, "--data", data, *how), look))
+    peers = [
+        peer(name, script, *judging, f"{{here}}/results/{script}.png", "--seconds", f"{MADE:g}")
+        for name, script in (("diffusers' tutorial", "generator_diffusers"), ("PCA + mixture", "generator_sklearn"))
+    ]
+    rows = {one.name: (Row("frechet", "", "lower", 1.0),) for one in peers}
+    prepare = trained("--family", "image_classifier", "--data", data, "--epochs", "2", out="{kept}/judge")
+    return Race(f"MNIST, made by {family}", mine, tuple(peers), rows, prepare, repeats=1)
 
 
 RACES = (

@@ -77,19 +77,19 @@ def run(name: str, races: tuple[Race, ...], repeats: int | None = None, only: st
     path = RESULTS / f"{name}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     with tempfile.TemporaryDirectory(prefix="bench-") as kept:
-        for race in races:
-            if only in race.case:
-                found = raced(race, repeats or race.repeats, Path(kept))
-                rows = [row for row in rows if row["case"] != race.case] + found
-                write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        chosen = [race for race in races if only in race.case]
+        for command in dict.fromkeys(race.prepare for race in chosen if race.prepare):
+            execute(command, {}, Path(kept), Path(kept), "")
+        for race in chosen:
+            found = raced(race, repeats or race.repeats, Path(kept))
+            rows = [row for row in rows if row["case"] != race.case] + found
+            write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     order = [race.case for race in races]
     return sorted(rows, key=lambda row: order.index(row["case"]) if row["case"] in order else len(order))
 
 
 def raced(race: Race, repeats: int, kept: Path) -> list[Found]:
     """The rows of one race. Sides take turns, so that a slow hour is slow for all of them."""
-    if race.prepare:
-        execute(race.prepare, {}, kept, kept, "")
     sides = (race.ours, *race.peers)
     turns: dict[str, list[Found]] = {side.name: [] for side in sides}
     for number in range(repeats):

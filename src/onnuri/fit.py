@@ -159,12 +159,10 @@ class Loop:
         self.frozen_statistics = self.must_freeze_statistics()
         if not speed.batch_norms(objective.net) and not settings.micro_batch:
             self.batches.cut()
-        self.bf16 = settings.precision == "bf16" or (
-            settings.precision == "auto" and speed.bf16_pays(objective.net, self.device)
-        )
         self.loss: Loss = objective.loss
         self.progress = Progress()
         self.pace = speed.Pace()
+        self.bf16 = self.must_use_bf16()
         self.unread: list[tuple[int, str, Tensor, Tensor, float]] = []
         self.best_state: dict[str, Tensor] = {}
 
@@ -335,6 +333,24 @@ class Loop:
             return layers
         return []
 
+    def must_use_bf16(self) -> bool:
+        """By what the first forward pass costs, which also tells the pace what a step costs: as much again for the
+        gradients of what flows through the net, and for those of the weights that are trained."""
+        objective, batch = self.objective, moved(self.batches.at(0)[0], self.device)
+        trained = {id(p) for ps in self.trained.values() for p in ps}
+        sizes = [(p.numel(), id(p) in trained) for p in objective.net.parameters()]
+        share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
+        self.seed(0, 0, 0)
+        objective.net.eval()  # looking must not move batch-norm statistics
+        with torch.no_grad(), costs.watched() as watch:
+            for player in objective.parts:
+                objective.loss(batch, player)
+        if not objective.companions:  # they have no backward pass
+            self.pace.per_number = (2 + share) * watch.total_flops / max(numbers_in(batch), 1)
+        if self.settings.precision == "auto":
+            return speed.bf16_pays(watch.total_flops, self.device)
+        return self.settings.precision == "bf16"
+
     def compile(self) -> None:
         """Replace the loss by its compiled form where that pays on the first batch."""
         batch, player = moved(self.batches.at(0)[0], self.device), next(iter(self.objective.parts))
@@ -352,20 +368,7 @@ class Loop:
         self.find(doctor.probe(weights(self.objective.parts[player]), norm, self.progress.step))
         self.objective.net.eval()  # looking must not move batch-norm statistics
         self.find(doctor.check_units(self.objective.parts[player], lambda: self.objective.loss(batch, player)))
-        if not self.pace.per_number and not self.objective.companions:  # whose part has no backward pass
-            self.pace.per_number = self.flops(batch) / max(numbers_in(batch), 1)
         self.training_mode()
-
-    def flops(self, batch: Batch) -> float:
-        """FLOPs of a step: a forward pass of each player, as much again for the gradients of what flows through the
-        net, and for those of the weights that are trained."""
-        trained = {id(p) for ps in self.trained.values() for p in ps}
-        sizes = [(p.numel(), id(p) in trained) for p in self.objective.net.parameters()]
-        share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
-        with torch.no_grad(), self.autocast(), costs.watched() as watch:
-            for player in self.objective.parts:
-                self.objective.loss(batch, player)
-        return (2 + share) * watch.total_flops
 
     def find(self, findings: Iterator[Finding]) -> None:
         for finding in findings:

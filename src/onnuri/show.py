@@ -30,7 +30,7 @@ def measurement_lines(m: dict[str, Any] | None) -> list[str]:
         f"{metric:12} {m['scores'][metric]:.4g}  ({low:.4g} to {high:.4g}, {m['interval_method']}, {m['records']} records)"
     ]
     lines += [f"{'also':12} {others}"] if others else []
-    lines += [f"{'size':12} {m['parameters']:,} numbers, {bytes_text(m['bytes'])}"] if m.get("bytes") else []
+    lines += [f"{'size':12} {m['parameters']:,} numbers, {size_text(m['bytes'])}"] if m.get("bytes") else []
     energy = m["energy_per_1000"]
     lines += [
         f"{'latency':12} {m['latency_ms']['p50']:.2f} ms median, {m['latency_ms']['p95']:.2f} ms 95 % ({m['runtime']}, batch 1)",
@@ -91,24 +91,13 @@ def promise_lines(line: dict[str, Any]) -> list[str]:
     return [f"{'promise':12} {p['text']}: {p['value']:.3g} ({p['sense']} {p['bound']:.3g})" for p in line["promises"]]
 
 
-def bytes_text(n: float | None) -> str:
-    """1234567 -> 1.23 MB."""
-    if n is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000 or unit == "GB":
-            return f"{n:.3g} {unit}"
-        n /= 1000
-    return ""
-
-
 def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
     """A model's life, one line per operation."""
     rows = [f"{folder}  ({lines[-1].get('family', '?')}, {lines[-1].get('task', '?')})"]
     for place, line in enumerate(lines):
         after = line.get("after")
         score = (
-            f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {bytes_text(after['bytes'])}"
+            f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {size_text(after['bytes'])}"
             if after
             else ""
         )
@@ -167,7 +156,7 @@ def recipe_text(result: dict[str, Any]) -> str:
         else:
             score = latency = ""
         rows.append(
-            f"{step['name']:12} {step['operation']:10} {score:>22} {bytes_text(step.get('bytes')):>9} {latency:>10} "
+            f"{step['name']:12} {step['operation']:10} {score:>22} {size_text(step.get('bytes')):>9} {latency:>10} "
             f"{'cached' if step['cached'] else format(step['seconds'], '.1f'):>8}"
         )
     return "\n".join([*rows, f"report: {result['report']}  ({result['seconds']:.1f} s)"])

@@ -19,19 +19,19 @@ from .family import Batch
 from .operation import Log
 
 Loss = Callable[[Batch, str], tuple[Tensor, Tensor]]
-LARGE_NET = 1_000_000  # parameters from which bf16 saves more in products than it costs in casts
+LARGE = 2e9  # FLOPs of a forward pass from which bf16 saves more in products than it costs in casts
 GAIN = 0.95  # of the eager time: what compiling must at least come down to
 TRIALS = 4
 SHORT = 5.0  # seconds of a training about whose pace nothing is said: measuring the peak would take its share
 
 
-def bf16_pays(net: nn.Module, device: torch.device) -> bool:
-    """Whether products in bf16 are native here and the net is large enough to gain from them."""
+def bf16_pays(flops: float, device: torch.device) -> bool:
+    """Whether products in bf16 are native here and a forward pass of so many FLOPs is large enough to gain from them."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return native and sum(p.numel() for p in net.parameters()) >= LARGE_NET
+    return native and flops >= LARGE
 
 
 def widen(net: nn.Module) -> None:
