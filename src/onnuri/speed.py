@@ -19,7 +19,7 @@ from .family import Batch
 from .operation import Log
 
 Loss = Callable[[Batch, str], tuple[Tensor, Tensor]]
-LARGE = 2e9  # FLOPs of a forward pass from which bf16 saves more in products than it costs in casts
+LARGE = 1e9  # FLOPs of a forward pass from which bf16 saves more in products than it costs in casts
 GAIN = 0.95  # of the eager time: what compiling must at least come down to
 TRIALS = 4
 SHORT = 5.0  # seconds of a training about whose pace nothing is said: measuring the peak would take its share
