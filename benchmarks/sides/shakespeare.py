@@ -1,6 +1,6 @@
 """What both sides of the race over tiny shakespeare share: the characters, and the division into first 90 and last 10 %.
 
-    python benchmarks/sides/shakespeare.py --data DATA --kept FOLDER     writes them as texts of BLOCK characters
+python benchmarks/sides/shakespeare.py --data DATA --kept FOLDER     writes them as texts of BLOCK characters
 """
 
 import argparse

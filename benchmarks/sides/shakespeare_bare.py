@@ -58,7 +58,9 @@ def judged(net: GPT2LMHeadModel, ids: torch.Tensor) -> float:
     """The mean over all characters but the first, whole blocks."""
     count = (len(ids) - 1) // BLOCK * BLOCK
     given, asked = ids[:count].view(-1, BLOCK), ids[1 : count + 1].view(-1, BLOCK)
-    losses = [cross_entropy(net(x).logits.flatten(0, 1), y.flatten()) for x, y in zip(given.split(100), asked.split(100))]
+    losses = [
+        cross_entropy(net(x).logits.flatten(0, 1), y.flatten()) for x, y in zip(given.split(100), asked.split(100))
+    ]
     weights = torch.tensor([len(x) for x in given.split(100)], dtype=torch.float32)
     return float((torch.stack(losses) * weights).sum() / weights.sum())
 

@@ -17,10 +17,10 @@ def adamw(parameters: Sequence[nn.Parameter], rate: float, decay: float) -> torc
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
-    """What the learning rate is multiplied by: a linear warm-up, then a cosine down to a tenth."""
+    """What the learning rate is multiplied by: a linear warm-up, then a cosine down to a fiftieth."""
     warm = max(1, round(warmup * total))
     along = min(1.0, (step - warm) / max(1, total - warm))
-    return (step + 1) / (warm + 1) if step < warm else 0.1 + 0.45 * (1 + cos(pi * along))
+    return (step + 1) / (warm + 1) if step < warm else 0.02 + 0.49 * (1 + cos(pi * along))
 
 
 def scale(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter], sums: Tensor, limit: float) -> Tensor:

@@ -162,13 +162,14 @@ class Loop:
         self.loss: Loss = objective.loss
         self.progress = Progress()
         self.pace = speed.Pace()
-        self.bf16 = self.must_use_bf16()
+        self.bf16 = settings.precision == "bf16"
         self.unread: list[tuple[int, str, Tensor, Tensor, float]] = []
         self.best_state: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------------------------------------------- the course
 
     def run(self) -> None:
+        self.look()
         checkpoint.resume(self)
         if self.settings.compile:
             self.compile()
@@ -333,23 +334,23 @@ class Loop:
             return layers
         return []
 
-    def must_use_bf16(self) -> bool:
-        """By what the first forward pass costs, which also tells the pace what a step costs: as much again for the
-        gradients of what flows through the net, and for those of the weights that are trained."""
+    def look(self) -> None:
+        """What the first forward pass costs decides for or against bf16, and tells the pace what a step costs: as much
+        again for the gradients of what flows through the net, and for those of the weights that are trained."""
         objective, batch = self.objective, moved(self.batches.at(0)[0], self.device)
         trained = {id(p) for ps in self.trained.values() for p in ps}
         sizes = [(p.numel(), id(p) in trained) for p in objective.net.parameters()]
         share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
         self.seed(0, 0, 0)
         objective.net.eval()  # looking must not move batch-norm statistics
-        with torch.no_grad(), costs.watched() as watch:
+        any_types = torch.autocast(self.device.type, torch.bfloat16)
+        with torch.no_grad(), any_types, costs.watched() as watch:
             for player in objective.parts:
                 objective.loss(batch, player)
         if not objective.companions:  # they have no backward pass
             self.pace.per_number = (2 + share) * watch.total_flops / max(numbers_in(batch), 1)
         if self.settings.precision == "auto":
-            return speed.bf16_pays(watch.total_flops, self.device)
-        return self.settings.precision == "bf16"
+            self.bf16 = speed.bf16_pays(watch.total_flops, self.device)
 
     def compile(self) -> None:
         """Replace the loss by its compiled form where that pays on the first batch."""

@@ -356,6 +356,7 @@ def test_faulty_own_folders(own, tmp_path):
         {"channels": None},
         {"shift": -1},
         {"flip": None},
+        {"smoothing": 1.0},
     ):
         (tmp_path / "config.json").write_text(json.dumps(good | wrong))
         with pytest.raises(BadInput):

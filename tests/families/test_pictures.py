@@ -12,7 +12,7 @@ from onnuri.errors import BadInput
 from onnuri.families import pictures
 from onnuri.families.image_classifier import FAMILY
 from onnuri.family import Generators
-from onnuri.nets.convnet import ConvNet, StandardConv, design_of, moved, whiten
+from onnuri.nets.convnet import ConvNet, Design, StandardConv, moved, whiten
 
 KEYS = [3, 1, 4, 15, 9, 2, 6, 5]
 
@@ -69,7 +69,7 @@ def test_filters_are_standardized_and_zeros_stay():
 
 
 def test_a_filters_own_scale_and_offset_change_nothing():
-    net = ConvNet(design_of({"image_size": 8, "channels": 1, "width": 8, "depth": 1, "num_labels": 2})).eval()
+    net = ConvNet(Design((8, 8), 1, 8, 1, 2)).eval()
     image = torch.randn(3, 1, 8, 8)
     before = net(image)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_a_filters_own_scale_and_offset_change_nothing():
 
 def test_the_stem_whitens_the_patches():
     smooth = functional.avg_pool2d(torch.randn(64, 3, 20, 20, generator=generator()), 3, 1) * 4
-    net = ConvNet(design_of({"image_size": 18, "channels": 3, "width": 16, "depth": 1, "num_labels": 2}))
+    net = ConvNet(Design((18, 18), 3, 16, 1, 2))
     whiten(net, smooth)
     seen = net.stem(smooth)[:, :8].permute(1, 0, 2, 3).flatten(1)
     assert torch.allclose(torch.cov(seen), torch.eye(8), atol=0.05)

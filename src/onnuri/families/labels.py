@@ -51,9 +51,10 @@ def label_batch(records: Sequence[Record], answer: str, labels: Sequence[str]) -
     return {"labels": torch.tensor([index[value] for value in values], dtype=torch.int64)}
 
 
-def cross_entropy(outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Total (B,) in nats and count (B,), from values (B, 1, D)."""
-    total = functional.cross_entropy(outputs[0][:, 0].float(), labels, reduction="none")
+def cross_entropy(outputs: Outputs, labels: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Total (B,) in nats and count (B,), from values (B, 1, D). `smoothing`: the share of each label that all are given
+    (Szegedy et al., arXiv:1512.00567)."""
+    total = functional.cross_entropy(outputs[0][:, 0].float(), labels, reduction="none", label_smoothing=smoothing)
     return total, torch.ones_like(total)
 
 
