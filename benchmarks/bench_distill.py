@@ -7,7 +7,7 @@ SIZE = "0.5"  # of the teacher's parameters
 
 
 def taught(name: str, side: str, *how: str) -> Side:
-    student = ("onnuri", "distill", "{work}/teacher", *data_of(name), "--size", SIZE, "--epochs", "2", *how)
+    student = ("onnuri", "distill", "{work}/teacher", *data_of(name), "--size", SIZE, "--epochs", "1", *how)
     return Side(side, (trained(name, "{work}/teacher"), (*student, "--out", "{work}/student", "--json")), found)
 
 

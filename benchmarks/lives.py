@@ -5,7 +5,7 @@ from typing import Any
 from .harness import Found
 
 MODELS: dict[str, tuple[str, ...]] = {
-    "MNIST": ("--family", "image_classifier", "--data", "{data}/mnist", "--epochs", "2"),
+    "MNIST": ("--family", "image_classifier", "--data", "{data}/mnist", "--epochs", "1"),
     "NSMC": (
         "--family",
         "text_classifier",

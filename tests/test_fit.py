@@ -325,18 +325,33 @@ def test_pictures_lie_channels_last_while_a_batch_normed_net_is_trained():
     assert net[0].weight.is_contiguous()
 
 
-def test_the_pace_of_a_long_training_counts_its_flops(monkeypatch):
-    """A linear layer of d x d over n numbers: 2 n d forward and twice that backward; its share lies between 0 and 1."""
-    monkeypatch.setattr(speed, "SHORT", 0.0)
+def squares() -> tuple[Objective, Records]:
+    """A linear layer of 64 x 64 that makes ones small."""
     net = torch.nn.Linear(64, 64, bias=False)
-    records = records_of([{"x": float(i)} for i in range(32)], {"x": "number"}, None)
     objective = Objective(
         net,
         {"net": net},
         lambda records, generators: {"x": torch.ones(len(records), 64)},
         lambda batch, player: (net(batch["x"]).square().sum(1), torch.ones(len(batch["x"]))),
     )
+    return objective, records_of([{"x": float(i)} for i in range(32)], {"x": "number"}, None)
+
+
+def test_the_pace_of_a_long_training_counts_its_flops(monkeypatch):
+    """A linear layer of d x d over n numbers: 2 n d forward and twice that backward; its share lies between 0 and 1."""
+    monkeypatch.setattr(speed, "SHORT", 0.0)
+    objective, records = squares()
     pace = fit(objective, records, None, FitSettings(steps=8, batch_size=16, precision="fp32"), Quiet(), True).pace
     assert pace["flops_per_second"] * pace["seconds_per_step"] == pytest.approx(3 * 2 * 16 * 64 * 64, rel=0.5)
     assert 0 < pace["share_of_peak"] < 1 and pace["precision"] == "fp32"
     assert pace["records_per_second"] * pace["seconds_per_step"] == pytest.approx(16)
+
+
+@pytest.mark.parametrize(("large", "kind"), [(2 * 16 * 64 * 64, "bf16"), (2 * 16 * 64 * 64 + 1, "fp32")])
+def test_the_type_is_chosen_by_the_cost_of_the_first_batch(large, kind, monkeypatch):
+    if not speed.bf16_pays(float("inf"), torch.device("cpu")):
+        pytest.skip("this processor has no products in bf16")
+    monkeypatch.setattr(speed, "SHORT", 0.0)
+    monkeypatch.setattr(speed, "LARGE", large)
+    objective, records = squares()
+    assert fit(objective, records, None, FitSettings(steps=8, batch_size=16), Quiet(), True).pace["precision"] == kind

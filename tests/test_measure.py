@@ -72,3 +72,10 @@ def test_the_interval_holds_the_value(name):
     found = measure.measure(model, data.split("test"))
     low, high = found["interval"]
     assert low <= found["scores"][model.headline[0]] <= high
+
+
+def test_pictures_are_judged_by_some_of_them(monkeypatch):
+    monkeypatch.setattr(measure, "DRAWN", 10)
+    for name, judged in (("gan", 10), ("tabular", 20)):
+        model, data = started(name)
+        assert measure.measure(model, data.records[:20])["records"] == judged

@@ -128,6 +128,16 @@ def test_pictures_move_in_training_only(started):
     assert torch.equal(FAMILY.loss(net, batch, "classifier")[0], FAMILY.loss(net, unmoved, "classifier")[0])
 
 
+def test_labels_are_smoothed_in_training_only():
+    records = shapes(64, 0, True)
+    net, assets = FAMILY.start({"width": 8, "shift": 0, "flip": False, "smoothing": 0.2}, records, generator())
+    batch = batch_of(records, assets)
+    nats = -FAMILY.outputs(net, batch)[0][:, 0].log_softmax(1)
+    known = nats.gather(1, batch["labels"].unsqueeze(1)).squeeze(1)
+    for training, expected in ((True, 0.8 * known + 0.2 * nats.mean(1)), (False, known)):
+        torch.testing.assert_close(FAMILY.loss(net.train(training), batch, "classifier")[0], expected)
+
+
 @pytest.mark.parametrize(
     ("records", "expected"),
     [
