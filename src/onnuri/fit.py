@@ -43,7 +43,7 @@ class FitSettings(Settings):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 for larger nets where the processor has it"
+        "auto", description="auto: bf16 for larger batches and nets where the processor has it"
     )
     compile: bool = Field(False, description="compile the loss, kept only if it pays")
     patience: int = Field(

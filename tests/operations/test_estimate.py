@@ -129,4 +129,4 @@ def test_the_measured_peak_is_near_the_predicted_one():
         pytest.skip("this system does not tell a process's peak")
     for one in (run, train):  # an allocator may hold as much again as is alive, or have room left from before
         part = (one["predicted_bytes"] - one["process_bytes"]) / (one["measured_bytes"] - one["process_bytes"])
-        assert 0.4 < part < 2
+        assert 0.5 < part < 2
