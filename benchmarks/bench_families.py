@@ -6,7 +6,7 @@ Figures with a limit of time have a row for their seconds: those of the whole co
 from .harness import Found, Race, Row, Side, last
 
 PICTURES = 600.0  # seconds for the whole command of each picture model
-MADE = 300.0  # seconds of training for each generator
+MADE = 180.0  # seconds of training for each generator
 REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
@@ -144,5 +144,5 @@ RACES = (
     unheard(),
     series(),
     generator("gan", ("--epochs", "1"), "PCA + mixture of Gaussians", "generator_sklearn"),
-    generator("diffusion", ("--epochs", "0.5"), "diffusers' tutorial", "generator_diffusers"),
+    generator("diffusion", ("--epochs", "0.4"), "diffusers' tutorial", "generator_diffusers"),
 )
