@@ -3,16 +3,12 @@
 Figures with a limit of time have a row for their seconds: those of the whole command, with opening, measuring and evidence.
 """
 
-from .harness import Found, Race, Row, Side, last
+from .harness import Found, Race, Row, Side, last, train
 
 PICTURES = 600.0  # seconds for the whole command of each picture model
 MADE = 180.0  # seconds of training for each generator
 REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-
-
-def trained(*how: str, out: str = "{work}/model") -> tuple[str, ...]:
-    return ("onnuri", "train", *how, "--out", out, "--json")
 
 
 def script(name: str, *how: str) -> tuple[str, ...]:
@@ -40,7 +36,7 @@ def pictures(name: str, how: tuple[str, ...], goal: float, seconds: float, *mirr
     """`seconds`: about what ours trains, and so what the peer may."""
     data = f"{{data}}/{name}"
     bare = peer("bare loop, as long", "pictures_torch", "--data", data, "--seconds", f"{seconds:g}", *mirror)
-    mine = ours(trained("--family", "image_classifier", "--data", data, *how))
+    mine = ours(train("--family", "image_classifier", "--data", data, *how))
     rows = {"": least("accuracy", goal, PICTURES), bare.name: (Row("accuracy", "", "higher"),)}
     return Race(name.upper(), mine, (bare,), rows, repeats=1)
 
@@ -54,43 +50,35 @@ def reviews() -> Race:
         "": least("accuracy", 0.880, 300),
         **{one.name: (Row("accuracy", "", "higher", 1.0),) for one in (bag, words)},
     }
-    return Race("NSMC", ours(trained(*REVIEWS)), (bag, words), rows, repeats=1)
+    return Race("NSMC", ours(train(*REVIEWS)), (bag, words), rows, repeats=1)
 
 
 def small_reviews() -> Race:
     packed = ("onnuri", "quantize", "{work}/large", "--data", "{data}/nsmc", "--out", "{work}/small", "--json")
     rows = (Row("accuracy", "", "higher", 0.875, "ours"), Row("bytes", "B", "lower", 20e6, "ours"))
-    return Race("NSMC, packed", ours(trained(*REVIEWS, out="{work}/large"), packed), (), {"": rows}, repeats=1)
+    return Race("NSMC, packed", ours(train(*REVIEWS, out="{work}/large"), packed), (), {"": rows}, repeats=1)
 
 
 def income(family: str, goal: float, *how: str) -> Race:
     boosted = peer("HistGradientBoosting", "table_sklearn", "--data", "{data}/adult")
-    mine = ours(trained("--family", family, "--data", "{data}/adult", *how))
+    mine = ours(train("--family", family, "--data", "{data}/adult", *how))
     rows = {"": least("auc", goal, 20), boosted.name: (Row("auc", "", "higher"),)}
     return Race(f"Adult, {family}", mine, (boosted,), rows)
 
 
 def digits() -> Race:
     machine = peer("MFCC + SVM", "speech_sklearn", "--data", "{data}/fsdd")
-    how = (
-        "--family",
-        "speech_classifier",
-        "--data",
-        "{data}/fsdd",
-        "--fields",
-        "audio=audio,label=category",
-        "--epochs",
-        "15",
-    )
+    data = ("--data", "{data}/fsdd", "--fields", "audio=audio,label=category")
+    how = ("--family", "speech_classifier", *data, "--epochs", "15")
     rows = {"": (Row("accuracy", "", "higher", 0.99, "ours"),), machine.name: (Row("accuracy", "", "higher", 1.0),)}
-    return Race("spoken digits, official split", ours(trained(*how)), (machine,), rows, repeats=1)
+    return Race("spoken digits, official split", ours(train(*how)), (machine,), rows, repeats=1)
 
 
 def unheard() -> Race:
     machine = peer("MFCC + SVM", "speech_sklearn", "--data", "{data}/fsdd", "--apart")
     divide = ("python", "{here}/speakers.py", "--data", "{data}/fsdd", "--out", "{work}/apart")
     commands = [
-        trained(
+        train(
             "--family", "speech_classifier", "--data", f"{{work}}/apart/{name}", "--epochs", "8", out=f"{{work}}/{name}"
         )
         for name in SPEAKERS
@@ -107,18 +95,10 @@ def mean_accuracy(lines: list[Found]) -> Found:
 
 def series() -> Race:
     linear = peer("DLinear", "series_torch", "--data", "{data}/ett/ETTh1.csv")
-    how = (
-        "--family",
-        "sequence",
-        "--data",
-        "{data}/ett/ETTh1.csv",
-        "--window",
-        "336,96,8640,2880,2880",
-        "--patience",
-        "2",
-    )
+    data = ("--data", "{data}/ett/ETTh1.csv", "--window", "336,96,8640,2880,2880")
+    how = ("--family", "sequence", *data, "--patience", "2")
     rows = (Row("mse", "", "lower", 1.0), Row("mae", "", "lower", 1.0))
-    return Race("ETTh1, 96 hours", ours(trained(*how)), (linear,), {linear.name: rows}, repeats=1)
+    return Race("ETTh1, 96 hours", ours(train(*how)), (linear,), {linear.name: rows}, repeats=1)
 
 
 def generator(family: str, how: tuple[str, ...], name: str, script_name: str) -> Race:
@@ -126,9 +106,9 @@ def generator(family: str, how: tuple[str, ...], name: str, script_name: str) ->
     data = "{data}/mnist"
     judging = ("--classifier", "{kept}/judge", "--data", data, "--grid")
     look = ("python", "{here}/frechet.py", "--model", "{work}/model", *judging, "{here}/results/" + family + ".png")
-    mine = Side("onnuri", (trained("--family", family, "--data", data, *how), look))
+    mine = Side("onnuri", (train("--family", family, "--data", data, *how), look))
     other = peer(name, script_name, *judging, f"{{here}}/results/{script_name}.png", "--seconds", f"{MADE:g}")
-    prepare = trained("--family", "image_classifier", "--data", data, "--epochs", "1", out="{kept}/judge")
+    prepare = train("--family", "image_classifier", "--data", data, "--epochs", "1", out="{kept}/judge")
     rows = {other.name: (Row("frechet", "", "lower", 1.0),)}
     return Race(f"handwriting made by {family}", mine, (other,), rows, prepare, repeats=1)
 

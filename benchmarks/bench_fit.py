@@ -6,7 +6,7 @@ Peers run twice, as they come and with our allocator setting in their environmen
 import math
 from dataclasses import replace
 
-from .harness import ALLOCATOR, Found, Race, Row, Side
+from .harness import ALLOCATOR, Found, Race, Row, Side, train
 
 SPEED = "tokens/s"
 SHAKESPEARE = ("--steps", "1000", "--batch-size", "12", "--config", "hidden_size=128,vocab_size=258,max_length=65")
@@ -76,7 +76,7 @@ def shakespeare() -> Race:
     """Ours, by the command line, to the validation loss of a recipe that many know. Ours tells bits a byte: every
     character of this text is one byte."""
     how = ("--family", "causal_lm", "--data", "{kept}/shakespeare", "--answer", "text", *SHAKESPEARE)
-    mine = Side("onnuri", (("onnuri", "train", *how, "--out", "{work}/model", "--json"),), nats)
+    mine = Side("onnuri", (train(*how),), nats)
     bare = Side("nanoGPT's recipe, bare loop", (("python", "{here}/sides/shakespeare_bare.py", "--data", "{data}"),))
     loss = Row("nats_per_character", "nats", "lower", 1.886, "ours")
     rows = {"": (loss,), bare.name: (replace(loss, goal=1.0, of="ratio"), Row("wall_seconds", "s", "lower", 1.0))}

@@ -4,26 +4,19 @@ from .harness import Race, Row, Side
 
 STARTS = 5
 
-HELP = Side("onnuri --help", (("onnuri", "--help"),))
-IMPORT = Side("import onnuri", (("python", "-c", "import onnuri"),))
 BARE = Side("python", (("python", "-c", "pass"),))
 EVIDENCE = Side("onnuri", (("python", "{here}/sides/evidence.py", "--work", "{work}"),))
 
+
+def start(case: str, *command: str) -> Race:
+    """A process of ours against one of Python that does nothing."""
+    rows = {"": (Row("wall_seconds", "s", "lower", 0.3, "ours"),), BARE.name: (Row("wall_seconds", "s", "lower"),)}
+    return Race(case, Side(case, (command,)), (BARE,), rows, repeats=STARTS)
+
+
 RACES = (
-    Race(
-        "onnuri --help",
-        HELP,
-        (BARE,),
-        {"": (Row("wall_seconds", "s", "lower", 0.3, "ours"),), "python": (Row("wall_seconds", "s", "lower"),)},
-        repeats=STARTS,
-    ),
-    Race(
-        "import onnuri",
-        IMPORT,
-        (BARE,),
-        {"": (Row("wall_seconds", "s", "lower", 0.3, "ours"),), "python": (Row("wall_seconds", "s", "lower"),)},
-        repeats=STARTS,
-    ),
+    start("onnuri --help", "onnuri", "--help"),
+    start("import onnuri", "python", "-c", "import onnuri"),
     Race(
         "evidence of a training of 60 s",
         EVIDENCE,

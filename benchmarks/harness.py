@@ -37,6 +37,11 @@ def last(outputs: list[Found]) -> Found:
     return outputs[-1]
 
 
+def train(*how: str, out: str = "{work}/model") -> tuple[str, ...]:
+    """The command that trains a model of ours; its output is the ledger line."""
+    return ("onnuri", "train", *how, "--out", out, "--json")
+
+
 @dataclass(frozen=True)
 class Side:
     """`commands`: argument lists; the first word `onnuri` or `python` is that of the venv. `{work}` is an empty folder

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .harness import Found
+from .harness import Found, train
 
 MODELS: dict[str, tuple[str, ...]] = {
     "MNIST": ("--family", "image_classifier", "--data", "{data}/mnist", "--epochs", "1"),
@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[str, ...]] = {
 
 
 def trained(name: str, folder: str) -> tuple[str, ...]:
-    return ("onnuri", "train", *MODELS[name], "--answer", answer_of(name), "--out", folder, "--json")
+    return train(*MODELS[name], "--answer", answer_of(name), out=folder)
 
 
 def answer_of(name: str) -> str:

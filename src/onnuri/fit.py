@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import attention, checkpoint, costs, descent, doctor, machine, speed
+from . import checkpoint, costs, descent, doctor, speed
 from .batches import Batches, Collate, moved, numbers_in
 from .data import Records
 from .errors import BadSettings, BrokenPromise
@@ -99,8 +99,7 @@ def fit(
             "'patience' has no effect: the losses of players against each other say nothing of quality",
             hint="--patience 0, and --steps",
         )
-    machine.keep_memory()
-    attention.hasten()
+    speed.prepare()
     loop = Loop(objective, train, validation, settings, log, fresh)
     dtypes = {name: tensor.dtype for name, tensor in stored(objective.net)}
     speed.widen(objective.net)

@@ -22,9 +22,7 @@ Z = NormalDist().inv_cdf(0.975)
 PROPORTION_PROBES = 200  # records scored alone to see whether the headline is a mean of zeros and ones
 RESAMPLED = 4096  # records in one of them
 RESAMPLES = 200  # bootstrap samples of the records
-DRAWN = (
-    2000  # pictures that a model makes to be judged: a distance of two sets needs no more, and each may take seconds
-)
+DRAWN = 2000  # pictures that a model makes to be judged: a distance needs no more, and each may take seconds
 LATENCY_RUNS = 50
 LATENCY_SECONDS = 1.0
 

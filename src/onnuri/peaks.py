@@ -23,15 +23,8 @@ from . import machine
 BUDGET = 0.25  # seconds for each figure
 REPEATS = (3, 12)  # at least, at most
 CPU = torch.device("cpu")
-SIDES = (
-    128,
-    256,
-    512,
-    1024,
-    2048,
-    4096,
-    8192,
-)  # of the square matrices, the first one of which a product takes long enough
+SIDES = (128, 256, 512, 1024, 2048, 4096, 8192)
+"""Of the square matrices, the first one of which a product takes long enough."""
 REFERENCE = 1024  # side of the product by which a busy machine is told
 LONG = 0.004  # seconds of one product: the clock and the call are then lost in it
 ARRAY = 128 * 2**20  # bytes of an array that no cache holds

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import peaks
+from . import attention, machine, peaks
 from .family import Batch
 from .operation import Log
 
@@ -23,6 +23,12 @@ LARGE = 1e9  # FLOPs of a forward pass from which bf16 saves more in products th
 GAIN = 0.95  # of the eager time: what compiling must at least come down to
 TRIALS = 4
 SHORT = 5.0  # seconds of a training about whose pace nothing is said: measuring the peak would take its share
+
+
+def prepare() -> None:
+    """What a training sets for the whole process, from now on."""
+    machine.keep_memory()
+    attention.hasten()
 
 
 def bf16_pays(flops: float, device: torch.device) -> bool:

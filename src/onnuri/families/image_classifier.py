@@ -102,10 +102,9 @@ def hub_assets(net: Any, processor: Any, names: tuple[str, ...], question: str, 
 
 def own_assets(config: dict[str, Any]) -> Assets:
     """The assets of a ConvNet from its config.json; ValueError when they do not fit its design."""
-    design, names = design_of(config), tuple(config["labels"])
+    design = design_of(config)
+    names = labels.stated_labels(config, design.num_labels)
     mean, deviation = (tuple(map(float, config[name])) for name in ("image_mean", "image_std"))
-    if len(names) != design.num_labels or len(set(names)) != len(names):
-        raise ValueError(f"it has {design.num_labels} outputs, and {len(set(names))} unlike labels")
     if not len(mean) == len(deviation) == design.channels or min(deviation) <= 0:
         raise ValueError(f"image_mean and image_std must hold {design.channels} numbers, the latter above 0")
     if faults := pictures.faults_of(config["shift"], config["flip"], design.image_size):

@@ -51,6 +51,14 @@ def label_batch(records: Sequence[Record], answer: str, labels: Sequence[str]) -
     return {"labels": torch.tensor([index[value] for value in values], dtype=torch.int64)}
 
 
+def stated_labels(config: dict, outputs: int) -> tuple[str, ...]:
+    """The labels of a config.json of ours; ValueError unless they are as many as the net has outputs, all unlike."""
+    names = tuple(config["labels"])
+    if len(names) != outputs or len(set(names)) != len(names):
+        raise ValueError(f"it has {outputs} outputs, and {len(set(names))} unlike labels")
+    return names
+
+
 def cross_entropy(outputs: Outputs, labels: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Total (B,) in nats and count (B,), from values (B, 1, D). `smoothing`: the share of each label that all are given
     (Szegedy et al., arXiv:1512.00567)."""

@@ -109,9 +109,8 @@ def hub_assets(extractor: Any, names: tuple[str, ...], question: str, answer: st
 
 def own_assets(config: dict[str, Any]) -> Assets:
     """The assets of a SpeechNet from its config.json; ValueError when they do not fit its design."""
-    design, names, seconds = design_of(config), tuple(config["labels"]), checked_seconds(config["seconds"])
-    if len(names) != design.num_labels or len(set(names)) != len(names):
-        raise ValueError(f"it has {design.num_labels} outputs, and {len(set(names))} unlike labels")
+    design, seconds = design_of(config), checked_seconds(config["seconds"])
+    names = labels.stated_labels(config, design.num_labels)
     fields = config["fields"]
     return Assets(names, str(fields["question"]), str(fields["answer"]), design.rate, seconds, None, "")
 

@@ -57,11 +57,10 @@ def read(folder: Path, empty: bool) -> tuple[NgramNet, Assets]:
 def assets_of(net: NgramNet, folder: Path, config: dict[str, Any]) -> Assets:
     """The assets of a folder; ValueError or BadInput where they do not fit its net."""
     check_sizes({name: config[name] for name in ("longest", "max_length")})
-    known, names, fields = ngrams.read(folder, config["longest"]), tuple(config["labels"]), config["fields"]
+    known, fields = ngrams.read(folder, config["longest"]), config["fields"]
     if len(known) != net.design.ngrams:
         raise ValueError(f"its table has rows for {net.design.ngrams} n-grams, {ngrams.FILE} lists {len(known)}")
-    if len(names) != net.design.num_labels or len(set(names)) != len(names):
-        raise ValueError(f"it has {net.design.num_labels} outputs, and {len(set(names))} unlike labels")
+    names = labels.stated_labels(config, net.design.num_labels)
     question, answer = str(fields["question"]), str(fields["answer"])
     return Assets(names, question, answer, config["max_length"], known, known.digest)
 

@@ -176,10 +176,8 @@ def moved(pixel_values: Tensor, moves: Tensor) -> Tensor:
     rows = torch.arange(height, device=moves.device) - moves[:, :1]
     columns = torch.arange(width, device=moves.device) - moves[:, 1:2]
     columns = torch.where(moves[:, 2:] == 1, width - 1 - columns, columns)
-    rows, columns = (
-        rows.clamp(-1, height) + 1,
-        columns.clamp(-1, width) + 1,
-    )  # a border of one pixel stands for all outside
+    # a border of one pixel stands for all outside
+    rows, columns = rows.clamp(-1, height) + 1, columns.clamp(-1, width) + 1
     bordered = functional.pad(pixel_values, (1, 1, 1, 1)).permute(0, 2, 3, 1)
     picture = torch.arange(len(moves), device=moves.device)[:, None, None]
     return bordered[picture, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)

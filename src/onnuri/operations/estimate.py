@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .. import attention, machine, measure, peaks
+from .. import machine, measure, peaks, speed
 from ..attach import is_attached
 from ..costs import Cost, Line, Watch, tensors_of, watched
 from ..data import Data, Records
@@ -265,8 +265,7 @@ def trains(look: Look) -> None:
         return report["memory"].append(
             {"work": "train", **parts, "predicted_bytes": look.process + sum(parts.values())}
         )
-    machine.keep_memory()  # these two as training does
-    attention.hasten()
+    speed.prepare()  # as training does
     before = peaks.resident_bytes()
     with torch.random.fork_rng():
         probes, held = probed(look)
