@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import descent, registry, speed
+from onnuri import registry, speed
 from onnuri.batches import Batches
 from onnuri.data import Records, records_of
 from onnuri.errors import BadInput, BrokenPromise
@@ -58,10 +58,11 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(name):
             assert float((other[key] - value).abs().max()) / scale < 1e-4, f"{key}: fp32 sums in another order"
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("name", TRAINABLE)
-def test_same_seed_same_tensors_and_killed_runs_resume_to_them(name):
+def test_same_seed_same_tensors_and_killed_runs_resume_to_them(name, optimizer):
     records = registry.family(name).toy(24, 0)
-    settings = FitSettings(batch_size=8, steps=7, save_every=0, seed=3)
+    settings = FitSettings(batch_size=8, steps=7, save_every=0, seed=3, optimizer=optimizer)
 
     def run(log, stop_at=None) -> str:
         model = tiny(name, records)
@@ -222,41 +223,6 @@ def test_buffers_of_short_dtypes_come_back_in_their_dtype():
 
 
 # ------------------------------------------------------------------------------------------------- fast and the same
-
-
-def test_scaling_inside_the_optimizer_is_clipping_before_it():
-    """Against torch's own: the gradient divided by the count, clip_grad_norm_, and an AdamW that is not fused."""
-    torch.manual_seed(0)
-    ours, theirs = (torch.nn.Linear(8, 8) for _ in range(2))
-    theirs.load_state_dict(ours.state_dict())
-    mine = descent.adamw(list(ours.parameters()), 0.1, 0.01)
-    other = torch.optim.AdamW(
-        [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}],
-        lr=0.1, betas=(0.9, 0.98), foreach=False,
-    )  # fmt: skip
-    for limit in (0.5, 0.0, 100.0):
-        x = torch.randn(5, 8)
-        for net in (ours, theirs):
-            net.zero_grad()
-            net(x).square().sum().backward()
-        norm = descent.scale(mine, list(ours.parameters()), torch.tensor([1.0, 5.0], dtype=torch.float64), limit)
-        for parameter in theirs.parameters():
-            parameter.grad /= 5
-        expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit or float("inf"))
-        assert float(norm) == pytest.approx(float(expected), rel=1e-5)
-        mine.step()
-        other.step()
-        for one, two in zip(ours.parameters(), theirs.parameters()):
-            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
-
-
-def test_a_step_that_is_no_number_changes_no_weight():
-    net = torch.nn.Linear(4, 4)
-    before, optimizer = copy.deepcopy(net.state_dict()), descent.adamw(list(net.parameters()), 0.1, 0.01)
-    (net(torch.ones(1, 4)) * float("nan")).sum().backward()
-    descent.scale(optimizer, list(net.parameters()), torch.ones(2), 1.0)
-    optimizer.step()
-    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
 def letters(lengths: list[int]) -> Records:

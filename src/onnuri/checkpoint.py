@@ -16,7 +16,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from .fit import Loop
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW remembers of each parameter
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # what AdamW and Muon remember of each parameter
 
 
 @contextmanager

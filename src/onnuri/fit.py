@@ -39,7 +39,10 @@ class FitSettings(Settings):
     batch_size: int = Field(64, ge=1, description="records per optimizer step, over all processes")
     micro_batch: int = Field(0, ge=0, description="records in memory at once; 0: the whole batch")
     learning_rate: float = Field(0.0, ge=0, description="0: 0.002 for a new net, 0.0001 for a trained one")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices")
+    weight_decay: float = Field(0.01, ge=0, description="decay of matrices")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for the matrices inside blocks; fewer steps, each dearer where batches are small"
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -61,7 +64,7 @@ class FitSettings(Settings):
 class Objective:
     """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
     `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
-    nets that the loss asks and that are not trained."""
+    nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last."""
 
     net: nn.Module
     parts: dict[str, nn.Module]
@@ -69,6 +72,7 @@ class Objective:
     loss: Loss
     pruned: tuple[str, ...] = ()
     companions: tuple[nn.Module, ...] = ()
+    blocks: tuple[str, ...] = ()
 
 
 @dataclass
@@ -151,9 +155,7 @@ class Loop:
         self.trained = {
             player: [p for p in module.parameters() if p.requires_grad] for player, module in objective.parts.items()
         }
-        self.optimizers = {
-            player: descent.adamw(ps, self.rate, settings.weight_decay) for player, ps in self.trained.items()
-        }
+        self.optimizers = descent.optimizers(objective, self.trained, settings, self.rate)
         self.zeros = zeros_of(objective.net, objective.pruned)
         self.frozen_statistics = self.must_freeze_statistics()
         if not speed.batch_norms(objective.net) and not settings.micro_batch:

@@ -131,8 +131,8 @@ def check_safetensors(path: Path) -> list[str]:
         with safe_open(path, framework="pt") as file:
             file.keys()
         return []
-    except (SafetensorError, OSError, ValueError) as error:
-        return [f"{path} is truncated or corrupt: {error}"]
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # the last: the file goes while it is opened
+        return [f"{path} is truncated or corrupt, or was taken away: {error}"]
 
 
 # ------------------------------------------------------------------------------------- folders of transformers, diffusers

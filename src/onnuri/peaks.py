@@ -77,6 +77,13 @@ def product_peak(kind: torch.dtype, device: torch.device = CPU) -> Peak:
     return best_of(work, 2 * side**3)
 
 
+def native_bf16(device: torch.device = CPU) -> bool:
+    """Whether products in bf16 are the processor's own; elsewhere they are slower than in fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def product(kind: torch.dtype, side: int, device: torch.device = CPU) -> Callable[[], Any]:
     a = torch.randint(-127, 127, (side, side), dtype=torch.int8, device=device)
     if kind == torch.int8:

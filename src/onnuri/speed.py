@@ -33,11 +33,7 @@ def prepare() -> None:
 
 def bf16_pays(flops: float, device: torch.device) -> bool:
     """Whether products in bf16 are native here and a forward pass of so many FLOPs is large enough to gain from them."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return native and flops >= LARGE
+    return flops >= LARGE and peaks.native_bf16(device)
 
 
 def widen(net: nn.Module) -> None:

@@ -168,7 +168,9 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
         return settings.weight * soft + (1 - settings.weight) * hard * count / hard_count.clamp_min(1e-12), count
 
     judge = next(iter(student.players))
-    return Objective(student.net, {"all": student.net}, collate, loss, student.pruned, (teacher.net,))
+    return Objective(
+        student.net, {"all": student.net}, collate, loss, student.pruned, (teacher.net,), tuple(student.blocks)
+    )
 
 
 def divergence_of(settings: Settings, teacher: Model, records: Records) -> Callable[[Tensor, Tensor], Tensor]:

@@ -61,6 +61,7 @@ def objective_of(model: Model) -> Objective:
         lambda records, generators: model.family.collate(records, model.assets, generators),
         lambda batch, player: model.family.loss(model.net, batch, player),
         model.pruned,
+        blocks=tuple(model.blocks),
     )
 
 
