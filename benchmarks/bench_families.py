@@ -7,6 +7,9 @@ from .harness import Found, Race, Row, Side, last, train
 
 PICTURES = 600.0  # seconds for the whole command of each picture model
 MADE = 180.0  # seconds of training for each generator
+MUON = ("--epochs", "7", "--optimizer", "muon", "--learning-rate", "0.008", "--weight-decay", "0.3")
+MUON += ("--batch-size", "128", "--config", "smoothing=0.1")
+GAN = ("--epochs", "2", "--batch-size", "32", "--config", "width=16")
 REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
 SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
@@ -101,21 +104,25 @@ def series() -> Race:
     return Race("ETTh1, 96 hours", ours(train(*how)), (linear,), {linear.name: rows}, repeats=1)
 
 
-def generator(family: str, how: tuple[str, ...], name: str, script_name: str) -> Race:
-    """Handwritten digits made from nothing, judged by a classifier trained here; the peer gets about as many seconds."""
+def generator(family: str, how: tuple[str, ...], **peers: str) -> Race:
+    """Handwritten digits made from nothing, judged by a classifier trained here; the peers get about as many seconds.
+    `peers`: {their script, after "generator_": their name}."""
     data = "{data}/mnist"
     judging = ("--classifier", "{kept}/judge", "--data", data, "--grid")
     look = ("python", "{here}/frechet.py", "--model", "{work}/model", *judging, "{here}/results/" + family + ".png")
     mine = Side("onnuri", (train("--family", family, "--data", data, *how), look))
-    other = peer(name, script_name, *judging, f"{{here}}/results/{script_name}.png", "--seconds", f"{MADE:g}")
+    others = tuple(
+        peer(name, f"generator_{script}", *judging, f"{{here}}/results/generator_{script}.png", "--seconds", f"{MADE:g}")
+        for script, name in peers.items()
+    )
     prepare = train("--family", "image_classifier", "--data", data, "--epochs", "1", out="{kept}/judge")
-    rows = {other.name: (Row("frechet", "", "lower", 1.0),)}
-    return Race(f"handwriting made by {family}", mine, (other,), rows, prepare, repeats=1)
+    rows = {other.name: (Row("frechet", "", "lower", 1.0),) for other in others}
+    return Race(f"handwriting made by {family}", mine, others, rows, prepare, repeats=1)
 
 
 RACES = (
     pictures("mnist", ("--epochs", "2"), 0.992, 240, "--no-mirror"),
-    pictures("cifar10", ("--epochs", "7", "--weight-decay", "1", "--config", "smoothing=0.1"), 0.88, 540),
+    pictures("cifar10", MUON, 0.88, 540),
     reviews(),
     small_reviews(),
     income("forest", 0.9285),
@@ -123,6 +130,6 @@ RACES = (
     digits(),
     unheard(),
     series(),
-    generator("gan", ("--epochs", "1"), "PCA + mixture of Gaussians", "generator_sklearn"),
-    generator("diffusion", ("--epochs", "0.4"), "diffusers' tutorial", "generator_diffusers"),
+    generator("gan", GAN, dcgan="PyTorch's DCGAN tutorial", sklearn="PCA + mixture of Gaussians"),
+    generator("diffusion", ("--epochs", "0.4"), diffusers="diffusers' tutorial"),
 )

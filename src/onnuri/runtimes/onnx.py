@@ -29,7 +29,10 @@ class OnnxSession(Session):
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         self.graph = graph
         try:
-            self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            # its fallback would be the same processor again, and print about it
+            self.session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except Exception as error:  # onnxruntime's own exceptions share no public base class
             raise BadInput(f"{ARTEFACT} cannot be run: {str(error).splitlines()[0]}") from error
         self.inputs = [entry.name for entry in self.session.get_inputs()]

@@ -72,6 +72,8 @@ def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
     """Records of one table in one or more parts, with the kind of each column inferred."""
     table = pl.concat(parts, how="vertical_relaxed")
     head = guarded(path, lambda: table.head(1000).collect())
+    if not head.columns:
+        raise BadInput(f"{path} has no columns")
     if any("\0" in name or "\ufffd" in name for name in head.columns):  # the header alone is read forgivingly
         raise BadInput(f"{path}: the names of its columns are not UTF-8", hint=f"iconv -f CP949 -t UTF-8 {path}")
     fields: dict[str, Kind] = {name: kind_of(head[name], name) for name in head.columns}
