@@ -7,7 +7,7 @@ from .harness import Found, Race, Row, Side, last, train
 
 PICTURES = 600.0  # seconds for the whole command of each picture model
 MADE = 180.0  # seconds of training for each generator
-MUON = ("--epochs", "7", "--optimizer", "muon", "--learning-rate", "0.008", "--weight-decay", "0.3")
+MUON = ("--epochs", "6.8", "--optimizer", "muon", "--learning-rate", "0.008", "--weight-decay", "0.3")
 MUON += ("--batch-size", "128", "--config", "smoothing=0.1")
 GAN = ("--epochs", "2", "--batch-size", "32", "--config", "width=16")
 REVIEWS = ("--family", "text_classifier", "--data", "{data}/nsmc", "--epochs", "3", "--batch-size", "1024")
@@ -112,7 +112,9 @@ def generator(family: str, how: tuple[str, ...], **peers: str) -> Race:
     look = ("python", "{here}/frechet.py", "--model", "{work}/model", *judging, "{here}/results/" + family + ".png")
     mine = Side("onnuri", (train("--family", family, "--data", data, *how), look))
     others = tuple(
-        peer(name, f"generator_{script}", *judging, f"{{here}}/results/generator_{script}.png", "--seconds", f"{MADE:g}")
+        peer(
+            name, f"generator_{script}", *judging, f"{{here}}/results/generator_{script}.png", "--seconds", f"{MADE:g}"
+        )
         for script, name in peers.items()
     )
     prepare = train("--family", "image_classifier", "--data", data, "--epochs", "1", out="{kept}/judge")

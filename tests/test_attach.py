@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from onnuri import attach as A
+from onnuri import packed_file
 from onnuri.errors import BadInput, Refusal
+from onnuri.packed import FORMATS
 from onnuri.weights import weights
 
 
@@ -87,16 +89,16 @@ def test_unbaked_nets_are_not_saved():
         A.require_baked(layer)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic"])
+@pytest.mark.parametrize("scheme", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_form_reloads_bit_for_bit(tmp_path, scheme, dtype):
     body = net().to(dtype)
     for weight in weights(body):
         A.pack(weight, scheme)
     outputs = run(body)
-    A.save_packed(body, tmp_path / "p.safetensors")
+    packed_file.save_packed(body, tmp_path / "p.safetensors")
     again = net()
-    A.load_packed(again, tmp_path / "p.safetensors")
+    packed_file.load_packed(again, tmp_path / "p.safetensors")
     assert torch.equal(run(again), outputs)
     assert len(A.packed_weights(again)) == len(A.packed_weights(body)) == len(weights(net()))
     size = (tmp_path / "p.safetensors").stat().st_size
@@ -139,10 +141,10 @@ def test_functions_compose_above_the_packed_form():
 def test_load_lists_all_faults(tmp_path):
     body = net()
     A.pack(weights(body)[0], "int8")
-    A.save_packed(body, tmp_path / "p.safetensors")
+    packed_file.save_packed(body, tmp_path / "p.safetensors")
     other = nn.ModuleDict({"table": nn.Embedding(9, 8), "new": nn.Linear(2, 2)})
     with pytest.raises(BadInput) as error:
-        A.load_packed(other, tmp_path / "p.safetensors")
+        packed_file.load_packed(other, tmp_path / "p.safetensors")
     assert "missing tensor new.weight" in str(error.value) and "unexpected tensor conv.weight" in str(error.value)
 
 

@@ -22,6 +22,7 @@ from onnuri.errors import BadInput, Refusal
 from onnuri.model import Model, count_parameters, open_model, tensor_digest, write_model
 from onnuri.operations.export import on_a_grid
 from onnuri.operations.quantize import ROLES
+from onnuri.packed import FORMATS
 from onnuri.run import execute
 from onnuri.sources import open_data
 from onnuri.weightnorm import fold_norms
@@ -73,10 +74,10 @@ def packed(tmp_path_factory, made, data) -> Maker:
     """name -> the ledgered folder of its int8 form, made once."""
     root = tmp_path_factory.mktemp("packed")
 
-    def make(name: str, scheme: str = "int8") -> Path:
+    def make(name: str, scheme: str = "int8", **settings: int) -> Path:
         out = root / f"{name}-{scheme}"
         if not out.exists():
-            run("quantize", made(name), data(name), out, scheme=scheme)
+            run("quantize", made(name), data(name), out, scheme=scheme, **settings)
         return out
 
     return make
@@ -303,6 +304,19 @@ def test_packed_and_exported(name, made, data, tmp_path, packed):
     packed_numbers = sum(base.codes.numel() for _, base in packed_weights(again.net).values())
     assert sizes[3] >= 0.95 * packed_numbers, "the matrices are stored as int8"
     assert sizes[1] < 0.5 * sizes[3]
+
+
+@pytest.mark.parametrize("scheme", ["int4", "fp8-e4m3", "fp8-e5m2", "bf16"])
+@pytest.mark.parametrize("name", ["llama_tied", "mixtral", "gpt2", "resnet"])
+def test_every_scheme_reopens_bit_for_bit_and_has_the_bytes_it_says(name, scheme, made, data, packed):
+    group = {"group": 4} if scheme == "int4" else {}
+    folder = packed(name, scheme, **group)
+    packed_parts = packed_weights(open_model(folder).net)
+    assert {base.scheme for _, base in packed_parts.values()} <= {scheme, "int8"}
+    bits = sum(base.codes.nbytes * 8 for _, base in packed_parts.values() if base.scheme == scheme)
+    assert bits == FORMATS[scheme].bits * sum(
+        base.shape.numel() for _, base in packed_parts.values() if base.scheme == scheme
+    )
 
 
 @pytest.mark.parametrize("name", ["llama_tied", "llama_bf16", "mixtral", "gpt2", "bert", "resnet"])

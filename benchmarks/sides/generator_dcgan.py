@@ -87,7 +87,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.manual_seed(0)
     images = read(chosen.data, "train")[0].float() / 127.5 - 1
-    generator, discriminator = (make(*images.shape[1:3]).apply(began_small) for make in (generator_of, discriminator_of))
+    generator, discriminator = (
+        make(*images.shape[1:3]).apply(began_small) for make in (generator_of, discriminator_of)
+    )
     train(generator, discriminator, images, chosen.seconds)
     with torch.no_grad():
         parts = [generator.eval()(torch.randn(BATCH, LATENT, 1, 1)) for _ in range(IMAGES // BATCH)]

@@ -20,6 +20,7 @@ from .attach import attach, updates
 from .errors import BadInput
 from .hub import guarded, read_json
 from .lowrank import LowRank
+from .packed import packed_tensors
 from .peft_format import from_peft, to_peft
 from .weights import weights
 
@@ -158,7 +159,7 @@ def torn(down: Tensor, up: Tensor, scale: float) -> bool:
 
 def base_digest(net: nn.Module) -> str:
     """What tells a base from another: its numbers, whatever the library calls them and in whatever order."""
-    stored = [*net.parameters(), *(value for value in net.buffers() if value.dtype == torch.int8)]
+    stored = [*net.parameters(), *packed_tensors(net)]
     digests = sorted(
         hashlib.sha256(
             f"{value.dtype} {tuple(value.shape)}".encode()

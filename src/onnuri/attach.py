@@ -6,22 +6,18 @@ Order of a stack: base (a parameter, or packed codes) first, then each function 
 """
 
 import copy
-import json
 from functools import cache
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import BadInput, Refusal
+from .errors import Refusal
 from .lowrank import LowRank
+from .packed import FORMATS, Packed, Rounding, nearest
 from .weights import View, Weight, is_transposed_linear, weights
 
 SLOT = "attached"
-SCHEMES = ("int8", "int8-dynamic")
 Updates = dict[str, tuple[Weight, LowRank]]
 """{name of a weight: (the weight, the low-rank update on it)}"""
 
@@ -47,59 +43,10 @@ class Plain(nn.Module):
         return F.embedding(places, self.parameter)
 
 
-class Int8(nn.Module):
-    """The base of a stack: int8 codes in the parameter's own layout, one fp32 scale per row of its matrices.
-
-    scheme "int8": only the weights are short. scheme "int8-dynamic": a Linear also rounds each row of its input to
-    int8 on the fly and multiplies integers.
-    """
-
-    codes: Tensor
-    scale: Tensor
-
-    def __init__(self, codes: Tensor, scale: Tensor, view: View, dtype: torch.dtype, scheme: str):
-        super().__init__()
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
-        self.view, self.dtype, self.scheme = view, dtype, scheme
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.codes.shape
-
-    def forward(self) -> Tensor:
-        """The dequantized tensor: the product in fp32, cast once."""
-        matrix = self.view.matrix(self.codes).float() * self.scale
-        return self.view.tensor(matrix, self.codes.shape).to(self.dtype)
-
-    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x (..., in) -> (..., out) without forming the float matrix."""
-        codes = self.view.matrix(self.codes)[0]
-        # codes are up to 127: their products would leave the range of a short type before they are scaled
-        # rounding has no gradient: where one is asked for (an update below is trained) the input stays float
-        rounded = self.scheme == "int8-dynamic" and not (torch.is_grad_enabled() and x.requires_grad)
-        product = dynamic_product(x, codes) if rounded else F.linear(x.float(), codes.float())
-        product = (product * self.scale[0, :, 0]).to(x.dtype)
-        return product if bias is None else product + bias
-
-    def rows(self, places: Tensor) -> Tensor:
-        """These rows of a table, without forming the float table."""
-        return (self.codes[places].float() * self.scale[0, :, 0][places].unsqueeze(-1)).to(self.dtype)
-
-
-def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
-    """x (..., in) times codes (out, in) transposed, x rounded to int8 per row; fp32 (..., out)."""
-    rows = x.reshape(-1, x.shape[-1]).float()
-    step = rows.abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
-    integers = torch.round(rows / step).to(torch.int8)
-    product = torch._int_mm(integers, codes.t())  # type: ignore[attr-defined]  torch exports it under no other name
-    return (product.float() * step).reshape(*x.shape[:-1], codes.shape[0])
-
-
 class Stack(nn.Module):
     """A base and the functions on it."""
 
-    def __init__(self, base: Plain | Int8):
+    def __init__(self, base: Plain | Packed):
         super().__init__()
         self.base, self.functions = base, nn.ModuleList()
 
@@ -174,7 +121,7 @@ def flat_once(original: type[nn.RNNBase]) -> dict:
     return {"_flat_weights": found, "_update_flat_weights": lambda self: None, "forward": forward}
 
 
-def put_stack(weight: Weight, base: Plain | Int8 | None = None) -> Stack:
+def put_stack(weight: Weight, base: Plain | Packed | None = None) -> Stack:
     """The weight's stack, made where there is none; `base` replaces the stored parameter. Shared by all its homes."""
     stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
     if stack is None:
@@ -236,28 +183,28 @@ def require_baked(net: nn.Module) -> None:
 # --------------------------------------------------------------------------------------------------------- the packed form
 
 
-def pack(weight: Weight, scheme: str) -> None:
-    """Store the weight as int8, symmetric, one scale per row: |error| <= half a scale everywhere."""
-    matrix = weight.matrix.float()
-    scale = matrix.abs().amax(2, keepdim=True).clamp_min(1e-12) / 127
-    codes = torch.round(matrix / scale).to(torch.int8)
-    value = weight.value
-    stored = weight.view.tensor(codes, value.shape).contiguous()
-    put_stack(weight, Int8(stored, scale, weight.view, value.dtype, scheme))
+def pack(weight: Weight, scheme: str, group: int = 0, rounding: Rounding = nearest) -> None:
+    """Store the weight in a scheme of `FORMATS`. `group`: columns that share a scale, 0 for whole rows."""
+    value, form = weight.value, FORMATS[scheme]
+    codes, scale = rounding(weight.matrix.float(), form, group)
+    put_stack(
+        weight,
+        Packed(form.stored(codes).contiguous(), scale.contiguous(), weight.view, value.shape, value.dtype, scheme),
+    )
 
 
-def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Int8]]:
+def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Packed]]:
     """{name: (weight, codes)} of those stored packed."""
     found = {}
     for weight in weights(net):
         stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
-        if stack is not None and isinstance(stack.base, Int8):
+        if stack is not None and isinstance(stack.base, Packed):
             found[weight.name] = (weight, stack.base)
     return found
 
 
 def is_packed(net: nn.Module) -> bool:
-    return any(isinstance(module, Int8) for module in net.modules())
+    return any(isinstance(module, Packed) for module in net.modules())
 
 
 def updates(net: nn.Module) -> Updates:
@@ -299,67 +246,3 @@ def plain_copy(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     bake(net)
     return net
-
-
-def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """What a packed file stores beside the codes: every other tensor, tied ones once."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in net.state_dict(keep_vars=True).items():
-        if f".{SLOT}." not in f".{name}" and id(value) not in seen:
-            seen.add(id(value))
-            found[name] = value.detach().contiguous()
-    return found
-
-
-def save_packed(net: nn.Module, path: Path) -> None:
-    """Write `onnuri/packed.safetensors`: codes and scales under `packed.`, all other tensors under `plain.`; memory
-    names. Never under a file name that other tools would open: they would read the codes as weights."""
-    packed = packed_weights(net)
-    tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
-    for name, (_, base) in packed.items():
-        tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
-    kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
-    save_file(tensors, path, metadata={"format": "onnuri-packed", "version": "1", "weights": json.dumps(kinds)})
-
-
-def load_packed(net: nn.Module, path: Path) -> None:
-    """Fill a net that was read empty from a packed file. BadInput lists what is missing or left over."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        kinds = json.loads((file.metadata() or {}).get("weights", "{}"))
-    known = {weight.name: weight for weight in weights(net)}
-    for name, (dtype, scheme) in kinds.items():
-        if name not in known or f"packed.{name}.codes" not in tensors or f"packed.{name}.scale" not in tensors:
-            raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
-        weight, codes, scale = known[name], tensors.pop(f"packed.{name}.codes"), tensors.pop(f"packed.{name}.scale")
-        if (
-            codes.shape != weight.value.shape
-            or codes.dtype != torch.int8
-            or scale.shape != (*weight.matrix.shape[:2], 1)
-        ):
-            raise BadInput(f"{path}: the packed weight {name} is of another shape or type than the model's")
-        kind = getattr(torch, dtype, None)
-        if not isinstance(kind, torch.dtype) or not kind.is_floating_point or scheme not in SCHEMES:
-            raise BadInput(
-                f"{path}: the weight {name} is packed as {dtype!r:.40} by {scheme!r:.40}, which is not known"
-            )
-        put_stack(weight, Int8(codes, scale, weight.view, kind, scheme))
-    fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
-
-
-def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Set every unpacked tensor of `net` from `tensors`, types included; tied ones once."""
-    wanted = dict(net.state_dict(keep_vars=True))
-    needed = plain_tensors(net).keys()
-    faults = [f"{path}: missing tensor {name}" for name in sorted(needed - tensors.keys())]
-    faults += [f"{path}: unexpected tensor {name}" for name in sorted(tensors.keys() - needed)]
-    faults += [
-        f"{path}: tensor {name} is {tuple(tensors[name].shape)}, the model needs {tuple(wanted[name].shape)}"
-        for name in sorted(needed & tensors.keys())
-        if wanted[name].shape != tensors[name].shape
-    ]
-    if faults:
-        raise BadInput(*faults)
-    for name in needed:
-        wanted[name].data = tensors[name]

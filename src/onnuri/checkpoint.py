@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from .packed import packed_tensors
+
 if TYPE_CHECKING:
     from .fit import Loop
 
@@ -87,12 +89,14 @@ def laid_like(parameter: nn.Parameter, moment: Tensor) -> Tensor:
 
 
 def stored(loop: "Loop") -> dict[str, Tensor]:
-    """Each tensor of the net that training can change, once, under its first name."""
+    """Each tensor of the net that training can change, once, under its first name: no frozen parameter, no packed code."""
+    still = {id(value) for value in packed_tensors(loop.objective.net)}
     seen: dict[int, str] = {}
     tensors: dict[str, Any] = loop.objective.net.state_dict(keep_vars=True)
-    return {name: v for name, v in tensors.items() if changes(v) and seen.setdefault(id(v), name) == name}
+    changing = {name: v for name, v in tensors.items() if id(v) not in still}
+    return {name: v for name, v in changing.items() if trainable(v) and seen.setdefault(id(v), name) == name}
 
 
-def changes(value: Tensor) -> bool:
-    """Not so for a frozen parameter, nor for packed codes."""
-    return value.requires_grad if isinstance(value, nn.Parameter) else value.dtype != torch.int8
+def trainable(value: Tensor) -> bool:
+    """A buffer is: a batch norm writes into it."""
+    return value.requires_grad or not isinstance(value, nn.Parameter)

@@ -29,6 +29,7 @@ from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
 from .hub import PICKLES, check_folder, guarded, read_json
+from .packed import packed_numbers
 
 PRUNED = "onnuri/pruned.json"
 WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", *PICKLES)
@@ -132,7 +133,7 @@ class Model:
 
 def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
-    from .attach import load_packed
+    from .packed_file import load_packed
     from .runtimes import open_session
 
     folder = Path(folder)
@@ -172,7 +173,8 @@ def write_model(model: Model, folder: Path) -> None:
     """Write the model into an existing empty folder: the family's files, the packed weights if any, and every foreign
     file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
     functions that are not baked in."""
-    from .attach import is_packed, require_baked, save_packed
+    from .attach import is_packed, require_baked
+    from .packed_file import save_packed
 
     (folder / OWN).mkdir(parents=True, exist_ok=True)
     if model.base:
@@ -226,8 +228,7 @@ def count_parameters(net: nn.Module) -> int:
     """Stored weights, tied ones once; packed codes count as the weights that they stand for, and a net that another
     runtime executes has as many as the one it was made from."""
     net = net.original if isinstance(net, Session) else net
-    tensors = [*net.parameters(), *(tensor for tensor in net.buffers() if tensor.dtype == torch.int8)]
-    return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    return sum(tensor.numel() for tensor in net.parameters()) + packed_numbers(net)
 
 
 def stored_bytes(net: nn.Module) -> int:

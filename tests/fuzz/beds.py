@@ -63,8 +63,8 @@ def packed(model: Model) -> Model:
     from onnuri.attach import pack
     from onnuri.weights import weights
 
-    for weight in weights(model.net):
-        pack(weight, "int8")
+    for number, weight in enumerate(weights(model.net)):
+        pack(weight, "int4" if number % 2 and weight.matrix.shape[2] % 2 == 0 else "int8")
     return model
 
 

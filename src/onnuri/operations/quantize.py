@@ -1,60 +1,156 @@
-"""Store the weights as 8-bit integers, packed on disk, and optionally compute with them.
+"""Store the weights in short number formats, packed on disk, and optionally compute with them.
 
-int8: symmetric, one scale per output row; a quarter of fp32's bytes, computed in float. int8-dynamic: the same codes, and
-every Linear also rounds its input to int8 per row on the fly, so that its product runs on the processor's integer units.
+int8, int4, fp8-e4m3, fp8-e5m2: codes with one scale for each row, or for each group of its columns; bf16: the numbers cut short.
+int8-dynamic: the codes of int8, and every Linear also rounds its input to int8 per row on the fly, so that its product runs
+on the processor's integer units. method gptq rounds the matrices of Linear layers so that what they give on the data changes
+least, block after block, each seeing what the packed ones before it give; every other matrix is rounded to the nearest code.
 """
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import nn
 
 from .. import measure
 from ..attach import pack, packed_weights, require_plain
 from ..data import Data
-from ..errors import Refusal
+from ..errors import BadSettings, Refusal
+from ..gptq import gptq
 from ..model import Model
+from ..observe import second_moments
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
-from ..weights import weights
+from ..packed import FORMATS, nearest, spread
+from ..weights import Weight, is_transposed_linear, weights
 
 ROLES = ("linear", "conv", "expert", "embedding")
+GROUP = 32  # columns, for codes of 4 bits
+BATCH = 16  # records that run through the net at once while its inputs are watched
 
 
 class Settings(Base):
-    scheme: Literal["int8", "int8-dynamic"] = Field(
-        "int8", description="weights alone, or activations of Linear layers too"
+    scheme: Literal["int8", "int8-dynamic", "int4", "fp8-e4m3", "fp8-e5m2", "bf16"] = Field(
+        "int8", description="the number format; int8-dynamic: activations of Linear layers too"
     )
+    group: int = Field(0, ge=0, description="columns that share a scale; 0: whole rows, and 32 for int4")
+    method: Literal["nearest", "gptq"] = Field("nearest", description="gptq: by what Linear layers see of the data")
+    calibration: int = Field(128, ge=1, description="records that gptq looks at")
     embeddings: bool = Field(True, description="pack embedding tables as well")
+
+    @model_validator(mode="after")
+    def have_an_effect(self) -> "Settings":
+        if self.scheme == "bf16" and (self.group or self.method == "gptq"):
+            raise ValueError("bf16 has no scales: group and method have no effect")
+        if self.scheme == "int8-dynamic" and self.group:
+            raise ValueError("int8-dynamic multiplies whole rows of integers: group has no effect")
+        if self.method != "gptq" and "calibration" in self.model_fields_set and self.calibration != 128:
+            raise ValueError("calibration has no effect without method gptq")
+        return self
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with its matrices packed."""
     require_plain(model.net, "quantize")
-    roles = ROLES if settings.embeddings else ROLES[:-1]
-    found = weights(model.net, *roles)
+    found = weights(model.net, *(ROLES if settings.embeddings else ROLES[:-1]))
     if not found:
         raise Refusal(
             "nothing to quantize: this model holds no weight matrices", "predict, evaluate, or the teacher of distill"
         )
-    for number, weight in enumerate(found):
-        pack(weight, settings.scheme)
-        log.progress(number + 1, len(found), "matrices packed")
+    whole = [weight for weight in found if not divides(weight, group_of(settings))]
+    if len(whole) == len(found):
+        raise BadSettings(
+            f"setting 'group': no matrix of this model has columns that {group_of(settings)} divides", hint="--group 0"
+        )
+    if whole:
+        log.warn(
+            f"{len(whole)} matrices whose columns {group_of(settings)} does not divide are int8: {names_of(whole)}"
+        )
+    done = 0
+    for part in in_turn(model, found) if settings.method == "gptq" else [found]:
+        moments = moments_of(settings, model, data, part) if settings.method == "gptq" else {}
+        for weight in part:
+            rounding = partial(gptq, moments=moments[weight.name]) if weight.name in moments else nearest
+            scheme, group = ("int8", 0) if weight in whole else (settings.scheme, group_of(settings))
+            pack(weight, scheme, group, rounding)
+            log.progress(done := done + 1, len(found), "matrices packed")
     return Result(model=model)
 
 
-def worst_rounding(settings: Settings, inputs: dict, result: Result) -> float:
-    """The largest |float - packed| in units of the row's scale; 0.5 is what rounding to nearest allows."""
+def group_of(settings: Settings) -> int:
+    return settings.group or (GROUP if FORMATS[settings.scheme].bits == 4 else 0)
+
+
+def divides(weight: Weight, group: int) -> bool:
+    return not group or weight.matrix.shape[2] % group == 0
+
+
+def names_of(found: list[Weight]) -> str:
+    return ", ".join(weight.name for weight in found[:3]) + (" ..." if len(found) > 3 else "")
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+
+def in_turn(model: Model, found: list[Weight]) -> Iterator[list[Weight]]:
+    """The weights of one block after another, then those of none."""
+    left = list(found)
+    for name in model.blocks:
+        inside = [weight for weight in left if weight.name.startswith(f"{name}.")]
+        left = [weight for weight in left if weight not in inside]
+        if inside:
+            yield inside
+    if left:
+        yield left
+
+
+def moments_of(settings: Settings, model: Model, data: Data, part: list[Weight]) -> dict:
+    """{weight: the second moments of what it is multiplied with}, of Linear layers."""
+    records = data.split("train").some(settings.calibration)
+    batches = [model.collate(records.list(slice(start, start + BATCH))) for start in range(0, len(records), BATCH)]
+    layers = {
+        names[id(module)]: weight.name
+        for names in [{id(module): name for name, module in model.net.named_modules()}]
+        for weight in part
+        for module, attribute in weight.homes
+        if attribute == "weight" and is_linear(module)
+    }
+    return {layers[name]: moment for name, moment in second_moments(model, batches, layers).items()}
+
+
+def is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or is_transposed_linear(type(module))
+
+
+# ------------------------------------------------------------------------------------------------------------- promises
+
+
+def worst_rounding(settings: Settings, inputs: dict, result: Result) -> float | None:
+    """The largest |float - packed|, in distances of neighboring codes; 0.5 is what rounding to nearest allows."""
     assert result.model is not None
+    if settings.method != "nearest":
+        return None
     original = {weight.name: weight for weight in weights(inputs["model"].net)}
-    return max(
-        float((original[name].matrix.float() / base.scale - base.view.matrix(base.codes)).abs().max())
-        for name, (_, base) in packed_weights(result.model.net).items()
-    )
+    worst = 0.0
+    for name, (_, base) in packed_weights(result.model.net).items():
+        codes = base.form.codes(base.codes)
+        numbers = original[name].matrix.float() / spread(base.scale, codes.shape[2])
+        worst = max(worst, float(((numbers - codes).abs() / base.form.step(numbers)).max()))
+    return worst
 
 
 def change_of_outputs(settings: Settings, inputs: dict, result: Result) -> float | None:
     assert result.model is not None
     return measure.largest_difference(inputs["model"], result.model, inputs["data"].split("test").some(64))
+
+
+def change_by_bytes(settings: Settings, inputs: dict, result: Result) -> float | None:
+    return change_of_outputs(settings, inputs, result) if FORMATS[settings.scheme].bits >= 8 else None
+
+
+def change_by_half_bytes(settings: Settings, inputs: dict, result: Result) -> float | None:
+    return change_of_outputs(settings, inputs, result) if FORMATS[settings.scheme].bits == 4 else None
 
 
 OPERATION = Operation(
@@ -65,6 +161,7 @@ OPERATION = Operation(
     apply,
     (
         Promise("largest rounding error, in steps of the row's scale", "at most", 0.51, worst_rounding),
-        Promise("largest relative change of the outputs", "at most", 0.25, change_of_outputs),
+        Promise("largest relative change of the outputs", "at most", 0.25, change_by_bytes),
+        Promise("largest relative change of the outputs, 4 bits", "at most", 1.0, change_by_half_bytes),
     ),
 )

@@ -1,0 +1,160 @@
+"""The packed form of a weight: short codes, and the scales that make numbers of them again.
+
+Codes lie as the weight's matrices do, (units, rows, columns). The columns of a row share one scale, or each group of them
+has its own (Dettmers et al., arXiv:2110.02861). A number is code * scale; there is no offset.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .weights import View
+
+LEAST = 1e-12  # a scale: zeros have some as well
+
+
+@dataclass(frozen=True)
+class Format:
+    """`dtype`: of what is stored, two codes a byte where `bits` is 4. `largest`: the code of a group's largest number; 0 where
+    codes are the numbers themselves. `digits`: binary ones behind the first one of a float code; None for integers."""
+
+    dtype: torch.dtype
+    bits: int
+    largest: float
+    digits: int | None = None
+
+    def nearest(self, numbers: Tensor) -> Tensor:
+        """The codes next to these multiples of a scale, as floats."""
+        if self.digits is not None:
+            return numbers.to(self.dtype).float()
+        return numbers.round().clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+
+    def stored(self, codes: Tensor) -> Tensor:
+        """Codes (..., columns) as they lie in memory and in files."""
+        if self.bits == 4:
+            low, high = (codes + 8).to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+            return low | high << 4
+        return codes.to(self.dtype)
+
+    def codes(self, stored: Tensor) -> Tensor:
+        """The inverse of `stored`, in fp32."""
+        if self.bits == 4:
+            return torch.stack([stored & 15, stored >> 4], -1).flatten(-2).float() - 8
+        return stored.float()
+
+    def step(self, codes: Tensor) -> Tensor:
+        """The distance of neighboring codes where these lie, in scales."""
+        if self.digits is None:
+            return torch.ones_like(codes)
+        smallest = torch.finfo(self.dtype).smallest_normal
+        return torch.exp2(codes.abs().clamp_min(smallest).log2().floor() - self.digits)
+
+
+FORMATS = {
+    "int8": Format(torch.int8, 8, 127.0),
+    "int8-dynamic": Format(torch.int8, 8, 127.0),
+    "int4": Format(torch.uint8, 4, 7.5),
+    "fp8-e4m3": Format(torch.float8_e4m3fn, 8, 448.0, 3),
+    "fp8-e5m2": Format(torch.float8_e5m2, 8, 57344.0, 2),
+    "bf16": Format(torch.bfloat16, 16, 0.0, 7),
+}
+"""By scheme. int8-dynamic has the codes of int8; a Linear rounds its input as well."""
+
+
+def scales(matrix: Tensor, form: Format, group: int) -> Tensor:
+    """(units, rows, groups): what makes each group's largest number the largest code. `group`: columns of one; 0: all."""
+    if not form.largest:
+        return matrix.new_ones(*matrix.shape[:2], 1)
+    return grouped(matrix, group).abs().amax(3).clamp_min(LEAST) / form.largest
+
+
+def grouped(matrix: Tensor, group: int) -> Tensor:
+    """(units, rows, groups, columns of each)."""
+    return matrix.unflatten(2, (-1, group or matrix.shape[2]))
+
+
+def spread(scale: Tensor, columns: int) -> Tensor:
+    """Each group's scale at each of its columns, along the last axis; one that all columns share stays one."""
+    groups = scale.shape[-1]
+    return scale if groups == 1 else scale.repeat_interleave(columns // groups, -1)
+
+
+def nearest(matrix: Tensor, form: Format, group: int) -> tuple[Tensor, Tensor]:
+    """(codes (units, rows, columns) as floats, scales (units, rows, groups)), each number to the code next to it."""
+    scale = scales(matrix, form, group)
+    return form.nearest(matrix / spread(scale, matrix.shape[2])), scale
+
+
+Rounding = Callable[[Tensor, Format, int], tuple[Tensor, Tensor]]
+"""As `nearest`: (matrix, format, columns of a group) -> (codes, scales)."""
+
+
+class Packed(nn.Module):
+    """The base of a stack: codes, one fp32 scale per group, and how they stand for a tensor of this shape and type.
+
+    scheme "int8-dynamic": a Linear also rounds each row of its input to int8 on the fly and multiplies integers.
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, codes: Tensor, scale: Tensor, view: View, shape: torch.Size, dtype: torch.dtype, scheme: str):
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.view, self.shape, self.dtype, self.scheme = view, shape, dtype, scheme
+
+    @property
+    def form(self) -> Format:
+        return FORMATS[self.scheme]
+
+    @property
+    def matrix(self) -> Tensor:
+        """(units, rows, columns) in fp32."""
+        codes = self.form.codes(self.codes)
+        return codes * spread(self.scale, codes.shape[2])
+
+    def forward(self) -> Tensor:
+        """The tensor: the product in fp32, cast once."""
+        return self.view.tensor(self.matrix, self.shape).to(self.dtype)
+
+    def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x (..., in) -> (..., out); with one scale a row the product is scaled, and not the matrix before."""
+        # codes are up to 127: their products would leave the range of a short type before they are scaled
+        # rounding has no gradient: where one is asked for (an update below is trained) the input stays float
+        rounded = self.scheme == "int8-dynamic" and not (torch.is_grad_enabled() and x.requires_grad)
+        if rounded:
+            product = dynamic_product(x, self.codes[0]) * self.scale[0, :, 0]
+        elif self.scale.shape[2] == 1:
+            product = F.linear(x.float(), self.form.codes(self.codes[0])) * self.scale[0, :, 0]
+        else:
+            product = F.linear(x.float(), self.matrix[0])
+        product = product.to(x.dtype)
+        return product if bias is None else product + bias
+
+    def rows(self, places: Tensor) -> Tensor:
+        """These rows of a table, without forming the float table."""
+        codes = self.form.codes(self.codes[0, places])
+        return (codes * spread(self.scale[0, places], codes.shape[-1])).to(self.dtype)
+
+
+def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
+    """x (..., in) times codes (out, in) transposed, x rounded to int8 per row; fp32 (..., out)."""
+    rows = x.reshape(-1, x.shape[-1]).float()
+    step = rows.abs().amax(1, keepdim=True).clamp_min(LEAST) / 127
+    integers = torch.round(rows / step).to(torch.int8)
+    product = torch._int_mm(integers, codes.t())  # type: ignore[attr-defined]  torch exports it under no other name
+    return (product.float() * step).reshape(*x.shape[:-1], codes.shape[0])
+
+
+def packed_tensors(net: nn.Module) -> list[Tensor]:
+    """All codes and scales, those of tied weights once."""
+    return [value for module in net.modules() if isinstance(module, Packed) for value in module.buffers()]
+
+
+def packed_numbers(net: nn.Module) -> int:
+    """How many weights the codes stand for."""
+    return sum(module.shape.numel() for module in net.modules() if isinstance(module, Packed))

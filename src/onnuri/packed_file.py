@@ -1,0 +1,86 @@
+"""The file of a packed net, `onnuri/packed.safetensors`: codes, scales, and every other tensor as it is.
+
+Never under a file name that other tools would open: they would read the codes as weights.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .attach import SLOT, packed_weights, put_stack
+from .errors import BadInput
+from .packed import FORMATS, Packed
+from .weights import Weight, weights
+
+
+def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """What a packed file stores beside the codes: every other tensor, tied ones once."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in net.state_dict(keep_vars=True).items():
+        if f".{SLOT}." not in f".{name}" and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach().contiguous()
+    return found
+
+
+def save_packed(net: nn.Module, path: Path) -> None:
+    """Codes and scales under `packed.`, all other tensors under `plain.`, by their names in memory."""
+    packed = packed_weights(net)
+    tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
+    for name, (_, base) in packed.items():
+        tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
+    kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
+    save_file(tensors, path, metadata={"format": "onnuri-packed", "version": "2", "weights": json.dumps(kinds)})
+
+
+def load_packed(net: nn.Module, path: Path) -> None:
+    """Fill a net that was read empty from a packed file. BadInput lists what is missing or left over."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        kinds = json.loads((file.metadata() or {}).get("weights", "{}"))
+    known = {weight.name: weight for weight in weights(net)}
+    for name, (dtype, scheme) in kinds.items():
+        codes, scale = (tensors.pop(f"packed.{name}.{part}", None) for part in ("codes", "scale"))
+        if name not in known or codes is None or scale is None:
+            raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
+        put_stack(known[name], base_of(known[name], codes, scale, dtype, scheme, path))
+    fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
+
+
+def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: str, path: Path) -> Packed:
+    """Checked against the weight; BadInput says what is wrong."""
+    kind, form = getattr(torch, dtype, None), FORMATS.get(scheme)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point or form is None:
+        raise BadInput(
+            f"{path}: the weight {weight.name} is packed as {dtype!r:.40} by {scheme!r:.40}, which is not known"
+        )
+    units, rows, columns = weight.matrix.shape
+    stored = columns // 2 if form.bits == 4 else columns
+    right = codes.dtype == form.dtype and scale.dtype == torch.float32 and scale.dim() == 3
+    if not right or codes.shape != (units, rows, stored) or scale.shape[:2] != codes.shape[:2]:
+        raise BadInput(f"{path}: the packed weight {weight.name} is of another shape or type than the model's")
+    if not scale.shape[2] or columns % scale.shape[2] or (form.bits == 4 and columns % 2):
+        raise BadInput(f"{path}: the packed weight {weight.name} has {scale.shape[2]} scales for {columns} columns")
+    return Packed(codes, scale, weight.view, weight.value.shape, kind, scheme)
+
+
+def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Set every unpacked tensor of `net` from `tensors`, types included; tied ones once."""
+    wanted = dict(net.state_dict(keep_vars=True))
+    needed = plain_tensors(net).keys()
+    faults = [f"{path}: missing tensor {name}" for name in sorted(needed - tensors.keys())]
+    faults += [f"{path}: unexpected tensor {name}" for name in sorted(tensors.keys() - needed)]
+    faults += [
+        f"{path}: tensor {name} is {tuple(tensors[name].shape)}, the model needs {tuple(wanted[name].shape)}"
+        for name in sorted(needed & tensors.keys())
+        if wanted[name].shape != tensors[name].shape
+    ]
+    if faults:
+        raise BadInput(*faults)
+    for name in needed:
+        wanted[name].data = tensors[name]
