@@ -141,6 +141,43 @@ def test_mergekit_gives_these_figures(method):
         assert torch.allclose(found, torch.tensor(figures[name]), rtol=0, atol=1e-6), name
 
 
+@pytest.mark.parametrize(
+    ("settings", "figures"),
+    [
+        ({"method": "task-arithmetic"}, [[0.82, -1.1, 0.95], [1.8, 0.67, -0.625]]),
+        ({"method": "task-arithmetic", "scale": 2}, [[1.14, -1.7, 1.65], [2.6, 1.34, -0.5]]),
+        ({"method": "ties"}, [[1.0, -2.0, 2.0], [3.0, 2.0, -0.75]]),
+        ({"method": "ties", "density": 0.34, "scale": 1.5}, [[0.5, -2.75, 0.25], [4.0, 3.0, -0.75]]),
+        ({"method": "ties", "density": 1}, [[1.0, -2.0, 0.95], [3.0, 0.67, 0.25]]),
+        ({"method": "dare-ties", "density": 1}, [[0.85, -1.55, 0.95], [2.4, 0.67, -0.45]]),
+    ],
+)
+def test_mergekit_gives_these_figures_from_a_base(settings, figures):
+    """mergekit 0.1.5, `task_arithmetic`, `ties` and `dare_ties`, weights 0.7 and 0.3."""
+    base = torch.tensor([[0.5, -0.5, 0.25], [1.0, 0.0, -0.75]])
+    a, b = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.1, -1.0]]), torch.tensor([[0.4, 1.0, 2.0], [-1.0, 2.0, 0.25]])
+    merge_into(a, b, Settings(weight=0.3, **settings), base)
+    assert torch.allclose(a, torch.tensor(figures), rtol=0, atol=1e-6)
+
+
+def test_dare_keeps_what_was_asked_for_and_its_mean():
+    base = torch.zeros(200, 200)
+    for density in (0.1, 0.9):
+        merge_into(a := torch.ones(200, 200), base.clone(), Settings(method="dare", density=density, weight=0), base)
+        assert float((a != 0).float().mean()) == pytest.approx(density, abs=0.01)
+        assert float(a.mean()) == pytest.approx(1, abs=4 * ((1 - density) / density / 40_000) ** 0.5)
+
+
+def test_dare_draws_by_the_name_and_the_seed():
+    def kept(name: str, seed: int) -> torch.Tensor:
+        settings = Settings(method="dare", weight=0, seed=seed)
+        merge_into(a := torch.ones(64), torch.zeros(64), settings, torch.zeros(64), name)
+        return a
+
+    assert torch.equal(kept("x", 0), kept("x", 0))
+    assert not torch.equal(kept("x", 0), kept("y", 0)) and not torch.equal(kept("x", 0), kept("x", 1))
+
+
 @BOTH
 def test_the_ends_are_the_parents_and_the_ways_meet(method):
     draw = torch.Generator().manual_seed(0)
@@ -195,6 +232,48 @@ def test_two_fine_tunes_of_one_model_have_it_between_them(tmp_path):
     metric = line["after"]["headline"][0]
     scores = [line[at]["scores"][metric] for at in ("before", "after")] + [line["parents"]["other"]["scores"][metric]]
     assert scores[2] < scores[1] < scores[0]  # a perplexity: both parents' scores stand beside the result's
+
+
+@pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "dare-ties"])
+@pytest.mark.parametrize("name", ["llama_tied", "llama_bf16", "resnet"])
+def test_from_a_base_all_promises_are_kept(name, method, parents, data, tmp_path):
+    base = changed(name, parents(name)[0], tmp_path / "base", seed=2)
+    inputs = dict(zip(("model", "other"), parents(name))) | {"base": base, "data": data(name)}
+    line = execute("merge", {"method": method, "weight": 0.3}, inputs, tmp_path / "out", quiet=True)
+    assert all(promise["kept"] for promise in line["promises"]) and len(line["promises"]) == 3
+    assert line["parents"].keys() == {"other", "base"}
+    again = execute("merge", {"method": method, "weight": 0.3}, inputs, tmp_path / "again", quiet=True)
+    assert again["output"]["tensors"] == line["output"]["tensors"]
+
+
+def test_a_promise_from_a_base_can_be_broken(parents, data, tmp_path):
+    places = (*parents("llama"), changed("llama", parents("llama")[0], tmp_path / "base", seed=2))
+    settings = Settings(method="ties", weight=0.3)
+    model, other, base = (open_model(place) for place in places)
+    result = apply(settings, Quiet(), model, other, open_data(data("llama")), base)
+    inputs = dict(zip(("model", "other", "base"), map(open_model, places)))
+    formula_kept = OPERATION.promises[0]
+    assert formula_kept.measure(settings, inputs, result) <= formula_kept.bound
+    for wrong in ({"method": "ties", "weight": 0.31}, {"method": "dare-ties", "weight": 0.3}):
+        assert formula_kept.measure(Settings(**wrong), inputs, result) > formula_kept.bound
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--method", "ties"), "is needed for ties"),
+        (("--base", "BASE"), "has no effect on linear"),
+        (("--method", "ties", "--base", "OTHER KIND"), "different families"),
+        (("--method", "slerp", "--density", "0.2"), "density has no effect on slerp"),
+        (("--method", "ties", "--base", "BASE", "--seed", "1"), "seed has no effect on ties"),
+    ],
+)
+def test_a_base_that_does_not_belong(words, says, parents, data, tmp_path):
+    one, other = parents("bert")
+    words = tuple({"BASE": one, "OTHER KIND": parents("llama")[0]}.get(word, word) for word in words)
+    done = onnuri("merge", one, "--other", other, "--data", data("bert"), "--out", tmp_path / "out", *words)
+    refused(done, says)
+    assert not (tmp_path / "out").exists()
 
 
 def test_zeros_that_only_one_was_pruned_to_are_filled():

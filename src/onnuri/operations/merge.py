@@ -1,48 +1,62 @@
-"""Merge two models of one design into one, by averaging their weights or along the arc between them.
-
-linear: (1 - w) a + w b (Wortsman et al., 2022). slerp: sin((1 - w) t) / sin t a + sin(w t) / sin t b for each tensor, t
-being the angle between the two, flattened (Shoemake, 1985). As mergekit defines it and unlike the paper: 1. the factors are
-put to the tensors at their own lengths; 2. where |cos t| > 0.9995 it is linear; 3. a tensor shorter than 1e-8 counts as
-being at a right angle to every other.
+"""Merge two models of one design into one: average their weights, go along the arc between them, or add to the base that
+both were trained onward from what each has learned since. `merging.py` says how, tensor by tensor.
 """
 
 import math
+import zlib
 from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import measure
 from ..attach import require_plain
 from ..data import Data, Records
-from ..errors import BadInput, Refusal
+from ..errors import BadInput, BadSettings, Refusal
+from ..family import mix
+from ..merging import CHUNK, FROM_A_BASE, PARALLEL, SHORTEST, Way, factors, from_base, product
 from ..model import Model
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 
-PARALLEL = 0.9995  # |cosine| above which the arc is taken for a line
-SHORTEST = 1e-8  # length below which a tensor has no direction
-CHUNK = 2**20  # numbers that are widened to fp64 at once
 SAME = 1e-6  # relative; nets that compute alike from the same tensors do so to the bit
 PROBES = 16  # records on which that is seen
 READ = 512  # records that both must read as the same numbers
 
 
 class Settings(Base):
-    method: Literal["linear", "slerp"] = Field("linear", description="average, or go along the arc between the two")
+    method: Literal["linear", "slerp", "task-arithmetic", "ties", "dare", "dare-ties"] = Field(
+        "linear", description="average, the arc between the two, or from a --base what each has learned"
+    )
     weight: float = Field(0.5, ge=0, le=1, description="share of the other model")
+    scale: float = Field(1.0, gt=0, description="of all that is added to the base; 2: both differences in full")
+    density: float = Field(0.5, gt=0, le=1, description="share of the differences that ties and dare keep")
+    seed: int = Field(0, ge=0, description="of the random choice of dare")
+
+    @model_validator(mode="after")
+    def have_an_effect(self) -> "Settings":
+        for name, methods in (("scale", FROM_A_BASE), ("density", FROM_A_BASE[1:]), ("seed", FROM_A_BASE[2:])):
+            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
+                raise ValueError(f"{name} has no effect on {self.method}, only on {', '.join(methods)}")
+        return self
+
+    @property
+    def way(self) -> Way:
+        return Way(self.method, self.weight, self.density, self.scale)
 
 
-def apply(settings: Settings, log: Log, model: Model, other: Model, data: Data) -> Result:
+def apply(settings: Settings, log: Log, model: Model, other: Model, data: Data, base: Model | None = None) -> Result:
     """`model` with its numbers merged with those of `other`, tensor by tensor and in place; what counts is the first's."""
+    require_base(settings, base)
     pairs, records = paired(model, other), data.split("train")
     require_same_reading(model, other, records.some(READ))
+    origin = based(model, base, records.some(READ)) if base else {}
     for number, (name, a, b) in enumerate(pairs):
         require_finite(name, a, b)
-        merge_into(a, b, settings)
+        merge_into(a, b, settings, origin.get(name), name)
         log.progress(number + 1, len(pairs), "tensors merged")
     require_same_computation(model, other, records.some(PROBES))
     if model.pruned or other.pruned:
@@ -51,34 +65,23 @@ def apply(settings: Settings, log: Log, model: Model, other: Model, data: Data) 
     return Result(model=reestimated_statistics(model, records, log))
 
 
-def merge_into(a: Tensor, b: Tensor, settings: Settings) -> None:
+def merge_into(a: Tensor, b: Tensor, settings: Settings, base: Tensor | None = None, name: str = "") -> None:
     """Set `a` to the merge of both, computed in fp32 or wider; then `b`, no longer needed, shares its memory."""
     with torch.no_grad():
-        if a.is_floating_point() and not torch.equal(a, b):
-            first, second = factors(a, b, settings)
+        if a.is_floating_point() and base is not None:
+            origin = base.double()
+            deltas = torch.stack([a.double() - origin, b.double() - origin])
+            a.copy_(origin + from_base(deltas, settings.way, drawing(settings, name)))
+        elif a.is_floating_point() and not torch.equal(a, b):
+            first, second = factors(a, b, settings.way)
             wide = torch.promote_types(a.dtype, torch.float32)
             a.copy_((first * a.to(wide)).add_(b.to(wide), alpha=second))
         b.data = a.data
 
 
-def factors(a: Tensor, b: Tensor, settings: Settings) -> tuple[float, float]:
-    """What each tensor is multiplied with."""
-    w = settings.weight
-    if settings.method == "linear":
-        return 1 - w, w
-    lengths = [math.sqrt(product(x, x)) for x in (a, b)]
-    scale = math.prod(length if length > SHORTEST else 1.0 for length in lengths)
-    cosine = max(-1.0, min(1.0, product(a, b) / scale))
-    if abs(cosine) > PARALLEL:
-        return 1 - w, w
-    angle = math.acos(cosine)
-    return math.sin((1 - w) * angle) / math.sin(angle), math.sin(w * angle) / math.sin(angle)
-
-
-def product(a: Tensor, b: Tensor) -> float:
-    """The inner product of the flattened tensors, in fp64."""
-    parts = zip(a.detach().reshape(-1).split(CHUNK), b.detach().reshape(-1).split(CHUNK))
-    return sum(float(x.double() @ y.double()) for x, y in parts)
+def drawing(settings: Settings, name: str) -> torch.Generator:
+    """The same numbers for a tensor of this name, whichever came before."""
+    return torch.Generator().manual_seed(mix(settings.seed, zlib.crc32(name.encode())))
 
 
 # ------------------------------------------------------------------------------------------- what cannot be merged
@@ -87,13 +90,7 @@ def product(a: Tensor, b: Tensor) -> float:
 def paired(model: Model, other: Model) -> list[tuple[str, Tensor, Tensor]]:
     """(name, of the one, of the other) of each stored tensor, tied ones once. Refusal where there is none, BadInput
     where the two differ in kind, in what they answer or in any tensor, or do not differ at all."""
-    for each in (model, other):
-        require_plain(each.net, "merge")
-    if model.family.name != other.family.name:
-        raise BadInput(
-            f"the two are of different families: {model.family.name} and {other.family.name}",
-            hint="distill the one into the other's kind",
-        )
+    require_same_family(model, other)
     mine, theirs = stored(model.net), stored(other.net)
     if not any(tensor.is_floating_point() for tensor in (*mine.values(), *theirs.values())):
         raise Refusal(
@@ -106,6 +103,37 @@ def paired(model: Model, other: Model) -> list[tuple[str, Tensor, Tensor]]:
     if all(torch.equal(a, b) for _, a, b in pairs if a.is_floating_point()):
         raise BadInput("both models hold the same numbers: merging them has no effect", hint="name another --other")
     return pairs
+
+
+def require_same_family(model: Model, other: Model) -> None:
+    for each in (model, other):
+        require_plain(each.net, "merge")
+    if model.family.name != other.family.name:
+        raise BadInput(
+            f"the two are of different families: {model.family.name} and {other.family.name}",
+            hint="distill the one into the other's kind",
+        )
+
+
+def require_base(settings: Settings, base: Model | None) -> None:
+    if (base is not None) != (settings.method in FROM_A_BASE):
+        fault = "has no effect on" if base else "is needed for"
+        raise BadSettings(
+            f"'base', the model that both were trained onward from, {fault} {settings.method}",
+            hint=f"--method {FROM_A_BASE[0]}" if base else "--base FOLDER",
+        )
+
+
+def based(model: Model, base: Model, records: Records) -> dict[str, Tensor]:
+    """The base's tensors, but for batch-norm statistics, which are averaged: a variance has no difference that could be
+    doubled. BadInput unless they are those of the model's design, and records become the same numbers."""
+    require_same_family(model, base)
+    mine, theirs = stored(model.net), stored(base.net)
+    require_same_axis(model, base)
+    require_same_tensors(mine, theirs)
+    require_same_reading(model, base, records)
+    skipped = statistics(base.net)
+    return {name: value for name, value in theirs.items() if name not in skipped}
 
 
 def stored(net: nn.Module) -> dict[str, Tensor]:
@@ -196,20 +224,55 @@ def unlike(net: nn.Module, other: nn.Module) -> str:
 
 
 def distance_to_formula(settings: Settings, inputs: dict, result: Result) -> float:
-    """The largest |merged - formula|, in units in the last place of what was added up: |factor a| + |factor b|. All in
-    fp64, the angle by another formula than it was merged by. Batch-norm statistics may have been measured again."""
+    """The largest |merged - formula|, in units in the last place of what was added up. All in fp64; an angle by another
+    formula than it was merged by. Batch-norm statistics may have been measured again."""
     assert result.model is not None
-    merged, other = stored(result.model.net), stored(inputs["other"].net)
-    skipped, worst = statistics(result.model.net), 0.0
-    for name, a in stored(inputs["model"].net).items():
-        if a.is_floating_point() and name not in skipped:
+    merged, other, skipped = stored(result.model.net), stored(inputs["other"].net), statistics(result.model.net)
+    origin, worst = stored(inputs["base"].net) if "base" in inputs else {}, 0.0
+    mine = stored(inputs["model"].net)
+    first_name = first_names(mine)
+    for name, a in mine.items():
+        if not a.is_floating_point() or name in skipped:
+            continue
+        if origin:
+            change = expected_change(a, other[name], origin[name], settings, first_name[name])
+            parts = [(origin[name].double(), change)]
+            gaps = [distance(merged[name], x, y) for x, y in parts]
+        else:
             first, second = expected_factors(a, other[name], settings)
-            limits = torch.finfo(a.dtype)
-            for x, y, z in zip(*(t.detach().reshape(-1).split(CHUNK) for t in (a, other[name], merged[name]))):
-                x, y = first * x.double(), second * y.double()
-                unit = limits.eps * (x.abs() + y.abs()).clamp_min(limits.tiny)
-                worst = max(worst, float(((z.double() - (x + y)).abs() / unit).max().nan_to_num(math.inf)))
+            chunks = zip(*(t.detach().reshape(-1).split(CHUNK) for t in (a, other[name], merged[name])))
+            gaps = [distance(z, first * x.double(), second * y.double()) for x, y, z in chunks]
+        worst = max(worst, *gaps)
     return worst
+
+
+def distance(found: Tensor, x: Tensor, y: Tensor) -> float:
+    """The largest |found - (x + y)|, in units in the last place of |x| + |y|."""
+    limits = torch.finfo(found.dtype)
+    unit = limits.eps * (x.abs() + y.abs()).clamp_min(limits.tiny)
+    return float(((found.double() - (x + y)).abs() / unit).max().nan_to_num(math.inf))
+
+
+def expected_change(a: Tensor, b: Tensor, base: Tensor, settings: Settings, name: str) -> Tensor:
+    """`from_base` once more, as it is written in the papers: place by place what each model brings in."""
+    draw, parts = drawing(settings, name), []
+    for weight, tensor in ((1 - settings.weight, a), (settings.weight, b)):
+        delta = tensor.detach().double() - base.detach().double()
+        keep = torch.ones_like(delta)
+        if settings.method == "ties":
+            order = delta.abs().flatten().sort(descending=True).values
+            keep = (delta.abs() >= order[max(1, int(settings.density * len(order))) - 1]).double()
+        elif settings.method.startswith("dare"):
+            keep = (torch.rand(delta.shape, generator=draw) < settings.density).double() / settings.density
+        parts.append((weight, delta * keep))
+    brought = [weight * delta for weight, delta in parts]
+    if settings.method.endswith("ties"):
+        upward = sum(brought) >= 0  # type: ignore[operator]
+        of_sign = [(part > 0) & upward | (part < 0) & ~upward for part in brought]
+        total = sum(part * chosen for part, chosen in zip(brought, of_sign))
+        share = sum(weight * chosen for (weight, _), chosen in zip(parts, of_sign))
+        brought = [total if settings.method != "ties" else torch.where(share > 0, total / share, total)]  # type: ignore
+    return settings.scale * sum(brought)  # type: ignore[return-value]
 
 
 def expected_factors(a: Tensor, b: Tensor, settings: Settings) -> tuple[float, float]:
@@ -244,7 +307,7 @@ def statistics(net: nn.Module) -> set[str]:
 OPERATION = Operation(
     "merge",
     Settings,
-    {"model": "model", "other": "model", "data": "data"},
+    {"model": "model", "other": "model", "base": "model?", "data": "data"},
     "model",
     apply,
     (
