@@ -1,10 +1,14 @@
-"""Rounding that makes up for itself: each column's error is taken out of the columns that are not rounded yet.
+"""Rounding and pruning that make up for themselves: each column's error is taken out of the columns that come after it.
 
 GPTQ (Frantar et al., arXiv:2210.17323), with three choices: 1. columns go in falling order of their inputs' mean squares, while
 their groups stay as they lie (the "static groups" of the authors' code); 2. a group's scale is not that of its largest number but
 the one, of several smaller ones, with the least squared error, each column weighted by its inputs' mean square; 3. the
-damping is a hundredth of the mean diagonal.
+damping is a hundredth of the mean diagonal. SparseGPT (Frantar & Alistarh, arXiv:2301.00774) sets columns to zero instead.
+
+`moments` (columns, columns): the mean of x x^T over the inputs x of the product that a matrix stands in.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,30 +21,47 @@ SHRINKS = [1 - 0.04 * step for step in range(11)]  # of a group's scale
 
 
 def gptq(matrix: Tensor, form: Format, group: int, moments: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes (units, rows, columns) as floats, scales (units, rows, groups)). `moments` (columns, columns): the mean of
-    x x^T over the inputs x of the product that the matrix stands in."""
+    """(codes (units, rows, columns) as floats, scales (units, rows, groups))."""
     scale = fitted_scales(matrix, form, group, moments.diagonal())
     order = moments.diagonal().argsort(descending=True)
-    rows = matrix[..., order].clone()
     steps = spread(scale, matrix.shape[2]).expand_as(matrix)[..., order]
-    shares = error_shares(moments[order][:, order])
-    codes = torch.empty_like(rows)
-    for start in range(0, rows.shape[2], BLOCK):
-        block = slice(start, start + BLOCK)
-        codes[..., block], errors = rounded(rows[..., block], steps[..., block], shares[block, block], form)
-        rows[..., start + BLOCK :] -= errors @ shares[block, start + BLOCK :]
-    return codes[..., order.argsort()], scale
+
+    def settle(rows: Tensor, place: int) -> Tensor:
+        return form.nearest(rows[..., place] / steps[..., place]) * steps[..., place]
+
+    rounded = compensated(matrix[..., order], moments[order][:, order], settle)
+    return form.nearest(rounded / steps)[..., order.argsort()], scale
 
 
-def rounded(rows: Tensor, steps: Tensor, shares: Tensor, form: Format) -> tuple[Tensor, Tensor]:
-    """Codes and errors of some columns, one after another. Changes `rows`."""
-    codes, errors = torch.empty_like(rows), torch.empty_like(rows)
-    for place in range(rows.shape[2]):
-        column, step = rows[..., place], steps[..., place]
-        codes[..., place] = form.nearest(column / step)
-        errors[..., place] = (column - codes[..., place] * step) / shares[place, place]
-        rows[..., place:] -= errors[..., place, None] * shares[place, place:]
-    return codes, errors
+def sparse(matrix: Tensor, keep: Callable[[Tensor], Tensor], run: int, moments: Tensor) -> Tensor:
+    """The matrix with zeros. `keep`: what each of some columns would cost (units, rows, columns) -> 1 for those that stay;
+    asked for `run` columns at a time, a divisor of BLOCK."""
+    costs = error_shares(moments).diagonal().square()
+    kept = torch.ones_like(matrix)
+
+    def settle(rows: Tensor, place: int) -> Tensor:
+        if place % run == 0:
+            part = slice(place, place + run)
+            kept[..., part] = keep(rows[..., part].square() / costs[part])
+        return rows[..., place] * kept[..., place]
+
+    return compensated(matrix, moments, settle)
+
+
+def compensated(matrix: Tensor, moments: Tensor, settle: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The matrix with each column, from the first on, as `settle` makes it. `settle`: (all columns as they stand by then, which
+    one) -> the column."""
+    rows, shares, columns = matrix.clone(), error_shares(moments), matrix.shape[2]
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = torch.empty_like(rows[..., start:stop])
+        for place in range(start, stop):
+            settled = settle(rows, place)
+            error = (rows[..., place] - settled) / shares[place, place]
+            rows[..., place:stop] -= error[..., None] * shares[place, place:stop]
+            rows[..., place], errors[..., place - start] = settled, error
+        rows[..., stop:] -= errors @ shares[start:stop, stop:]
+    return rows
 
 
 def error_shares(moments: Tensor) -> Tensor:

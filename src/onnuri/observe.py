@@ -1,13 +1,12 @@
 """One watched forward pass: what flows through a net, found by looking and not by a list of architectures."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from .data import Records
-from .family import Batch
 from .model import Model
 from .operation import Log
 
@@ -31,24 +30,6 @@ def watching(net: nn.Module, watch: Watcher, kinds: tuple[type, ...]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def second_moments(model: Model, batches: Sequence[Batch], names: Collection[str]) -> dict[str, Tensor]:
-    """{layer: the mean of x x^T (columns, columns) over all inputs x} of these Linear layers, in fp32."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-
-    def watch(name: str, module: nn.Module, x: Tensor) -> None:
-        if name in names:
-            rows = x.detach().reshape(-1, x.shape[-1]).float()
-            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
-            counts[name] = counts.get(name, 0) + len(rows)
-
-    with watching(model.net, watch, (nn.Module,)):
-        for batch in batches:
-            model.outputs(batch)
-    return {name: total / counts[name] for name, total in sums.items()}
 
 
 def dead_units(net: nn.Module, forward: Callable[[], object]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import torch
 
 from onnuri import registry
 from onnuri.attach import pack, packed_weights
+from onnuri.calibration import factors, second_moments
 from onnuri.errors import BadSettings, Refusal
 from onnuri.gptq import DAMPING, fitted_scales, gptq
 from onnuri.model import Model
@@ -186,9 +187,19 @@ def test_gptq_changes_a_product_less_than_rounding_to_the_nearest():
     assert off(*gptq(matrix, form, 16, x.T @ x / len(x))) < 0.5 * off(*nearest(matrix, form, 16))
 
 
+def test_what_a_convolution_is_multiplied_with():
+    """Its product with the vectors that were seen is its own result."""
+    layer, x = torch.nn.Conv2d(3, 5, 3, stride=2, padding=1, dilation=2, bias=False), torch.randn(2, 3, 9, 7)
+    rows = factors(layer, x)
+    products = rows @ weights(layer)[0].matrix[0].T
+    torch.testing.assert_close(products, layer(x).flatten(2).transpose(1, 2).flatten(0, 1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["causal_lm", "image_classifier"])
 def test_gptq_of_a_model_packs_every_matrix(name):
     model, data = started(name)
+    moments = second_moments(model, data.records[:8], weights(model.net))
+    assert len(moments) > len(model.blocks), "convolutions and linear layers alike"
     result = apply(Settings(scheme="int8", method="gptq", calibration=8), Quiet(), model, data)
     assert packed_weights(result.model.net).keys() == {weight.name for weight in weights(started(name)[0].net)}
     assert OPERATION.promises[0].measure(Settings(method="gptq"), {}, result) is None

@@ -2,32 +2,30 @@
 
 int8, int4, fp8-e4m3, fp8-e5m2: codes with one scale for each row, or for each group of its columns; bf16: the numbers cut short.
 int8-dynamic: the codes of int8, and every Linear also rounds its input to int8 per row on the fly, so that its product runs
-on the processor's integer units. method gptq rounds the matrices of Linear layers so that what they give on the data changes
-least, block after block, each seeing what the packed ones before it give; every other matrix is rounded to the nearest code.
+on the processor's integer units. method gptq rounds the matrices of linear layers and convolutions so that what they give on the
+data changes least, block after block, each seeing what the packed ones before it give; every other matrix is rounded to the
+nearest code.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from .. import measure
 from ..attach import pack, packed_weights, require_plain
+from ..calibration import in_turn, second_moments
 from ..data import Data
 from ..errors import BadSettings, Refusal
 from ..gptq import gptq
 from ..model import Model
-from ..observe import second_moments
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 from ..packed import FORMATS, nearest, spread
-from ..weights import Weight, is_transposed_linear, weights
+from ..weights import Weight, weights
 
 ROLES = ("linear", "conv", "expert", "embedding")
 GROUP = 32  # columns, for codes of 4 bits
-BATCH = 16  # records that run through the net at once while its inputs are watched
 
 
 class Settings(Base):
@@ -35,7 +33,7 @@ class Settings(Base):
         "int8", description="the number format; int8-dynamic: activations of Linear layers too"
     )
     group: int = Field(0, ge=0, description="columns that share a scale; 0: whole rows, and 32 for int4")
-    method: Literal["nearest", "gptq"] = Field("nearest", description="gptq: by what Linear layers see of the data")
+    method: Literal["nearest", "gptq"] = Field("nearest", description="gptq: by what the layers see of the data")
     calibration: int = Field(128, ge=1, description="records that gptq looks at")
     embeddings: bool = Field(True, description="pack embedding tables as well")
 
@@ -68,8 +66,9 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             f"{len(whole)} matrices whose columns {group_of(settings)} does not divide are int8: {names_of(whole)}"
         )
     done = 0
+    seen = data.split("train").some(settings.calibration)
     for part in in_turn(model, found) if settings.method == "gptq" else [found]:
-        moments = moments_of(settings, model, data, part) if settings.method == "gptq" else {}
+        moments = second_moments(model, seen, part) if settings.method == "gptq" else {}
         for weight in part:
             rounding = partial(gptq, moments=moments[weight.name]) if weight.name in moments else nearest
             scheme, group = ("int8", 0) if weight in whole else (settings.scheme, group_of(settings))
@@ -88,39 +87,6 @@ def divides(weight: Weight, group: int) -> bool:
 
 def names_of(found: list[Weight]) -> str:
     return ", ".join(weight.name for weight in found[:3]) + (" ..." if len(found) > 3 else "")
-
-
-# --------------------------------------------------------------------------------------------------------- calibration
-
-
-def in_turn(model: Model, found: list[Weight]) -> Iterator[list[Weight]]:
-    """The weights of one block after another, then those of none."""
-    left = list(found)
-    for name in model.blocks:
-        inside = [weight for weight in left if weight.name.startswith(f"{name}.")]
-        left = [weight for weight in left if weight not in inside]
-        if inside:
-            yield inside
-    if left:
-        yield left
-
-
-def moments_of(settings: Settings, model: Model, data: Data, part: list[Weight]) -> dict:
-    """{weight: the second moments of what it is multiplied with}, of Linear layers."""
-    records = data.split("train").some(settings.calibration)
-    batches = [model.collate(records.list(slice(start, start + BATCH))) for start in range(0, len(records), BATCH)]
-    layers = {
-        names[id(module)]: weight.name
-        for names in [{id(module): name for name, module in model.net.named_modules()}]
-        for weight in part
-        for module, attribute in weight.homes
-        if attribute == "weight" and is_linear(module)
-    }
-    return {layers[name]: moment for name, moment in second_moments(model, batches, layers).items()}
-
-
-def is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or is_transposed_linear(type(module))
 
 
 # ------------------------------------------------------------------------------------------------------------- promises

@@ -1,0 +1,56 @@
+"""What the matrices of a net are multiplied with, seen on real records: block after block, in the order of the net."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .data import Records
+from .model import Model
+from .observe import watching
+from .weights import Weight, is_transposed_linear
+
+BATCH = 16  # records that run through the net at once
+
+
+def in_turn(model: Model, found: Sequence[Weight]) -> Iterator[list[Weight]]:
+    """The weights of one block after another, then those of none."""
+    left = list(found)
+    for name in model.blocks:
+        inside = [weight for weight in left if weight.name.startswith(f"{name}.")]
+        left = [weight for weight in left if weight not in inside]
+        if inside:
+            yield inside
+    if left:
+        yield left
+
+
+@torch.no_grad()
+def second_moments(model: Model, records: Records, part: Sequence[Weight]) -> dict[str, Tensor]:
+    """{weight: the mean of x x^T (columns, columns) over all x that its matrix is multiplied with}, in fp32; of the weights
+    of linear layers and plain convolutions over pictures, no others."""
+    homes = {id(module): weight.name for weight in part for module, attribute in weight.homes if attribute == "weight"}
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def watch(_: str, module: nn.Module, x: Tensor) -> None:
+        name = homes.get(id(module))
+        if name and (rows := factors(module, x)) is not None:
+            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
+            counts[name] = counts.get(name, 0) + len(rows)
+
+    with watching(model.net, watch, (nn.Module,)):
+        for start in range(0, len(records), BATCH):
+            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def factors(module: nn.Module, x: Tensor) -> Tensor | None:
+    """(products, columns): the vectors out of an input that the layer's matrix is multiplied with."""
+    if isinstance(module, nn.Linear) or is_transposed_linear(type(module)):
+        return x.reshape(-1, x.shape[-1]).float()
+    if isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str):
+        patches = functional.unfold(x.float(), module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
+        return patches.transpose(1, 2).flatten(0, 1)
+    return None
