@@ -175,3 +175,18 @@ def test_two_of_four_in_every_row(method, name):
 def test_settings_without_effect_are_refused(given):
     with pytest.raises(BadSettings, match="no effect"):
         settings_of(OPERATION, given)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("name", [name for name in registry.entries("families") if name != "forest"])
+def test_every_family_can_be_pruned_by_what_its_layers_see(name, method):
+    data, family = open_data(f"toy:{name}"), registry.family(name)
+    model = Model(family, *family.start(family.tiny(), data.records, torch.Generator().manual_seed(0)))
+    before = Model(family, copy.deepcopy(model.net), model.assets)
+    settings = Settings(method=method, share=0.4)
+    result = apply(settings, Quiet(), model, data)
+    for promise in OPERATION.promises:
+        value = promise.measure(settings, {"model": before}, result)
+        assert value is None or value <= promise.bound
+    batch = result.model.collate(data.split("test").some(4).list())
+    assert bool(result.model.outputs(batch)[0].isfinite().all())

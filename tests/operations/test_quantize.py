@@ -203,3 +203,18 @@ def test_gptq_of_a_model_packs_every_matrix(name):
     result = apply(Settings(scheme="int8", method="gptq", calibration=8), Quiet(), model, data)
     assert packed_weights(result.model.net).keys() == {weight.name for weight in weights(started(name)[0].net)}
     assert OPERATION.promises[0].measure(Settings(method="gptq"), {}, result) is None
+
+
+@pytest.mark.parametrize("scheme", ["int4", "fp8-e4m3", "bf16", "int4 gptq"])
+@pytest.mark.parametrize("name", [name for name in registry.entries("families") if name != "forest"])
+def test_every_family_keeps_the_promises_of_every_scheme(name, scheme):
+    model, data = started(name)
+    scheme, _, method = scheme.partition(" ")
+    settings = Settings(scheme=scheme, method=method or "nearest", group=4 if scheme == "int4" else 0)
+    result = apply(settings, Quiet(), model, data)
+    inputs = {"model": started(name)[0], "data": data}
+    values = {promise.text: promise.measure(settings, inputs, result) for promise in OPERATION.promises}
+    for promise in OPERATION.promises:
+        value = values[promise.text]
+        assert value is None or value <= promise.bound, values
+    assert any(base.scheme == scheme for _, base in packed_weights(result.model.net).values())
