@@ -1,5 +1,6 @@
-"""Merge two models of one design into one: average their weights, go along the arc between them, or add to the base that
-both were trained onward from what each has learned since. `merging.py` says how, tensor by tensor.
+"""Merge two models of one design into one: an average, the arc between them, or what each has learned since a base.
+
+`merging.py` says how, tensor by tensor. What is no number of the nets comes from the first.
 """
 
 import math
