@@ -9,9 +9,18 @@ from torch.nn import functional
 from .data import Records
 from .model import Model
 from .observe import watching
+from .operation import Log
 from .weights import Weight, is_transposed_linear
 
 BATCH = 16  # records that run through the net at once
+FEW = 32  # records below which what is seen may be chance
+
+
+def looked_at(records: Records, count: int, log: Log) -> Records:
+    """At most `count` records, evenly spaced, to look at; few of them are warned of."""
+    if min(count, len(records)) < FEW:
+        log.warn(f"calibration: {min(count, len(records))} records are few, and what is seen of them may be chance")
+    return records.some(count)
 
 
 def in_turn(model: Model, found: Sequence[Weight]) -> Iterator[list[Weight]]:

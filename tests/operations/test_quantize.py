@@ -11,7 +11,7 @@ from onnuri.errors import BadSettings, Refusal
 from onnuri.gptq import DAMPING, fitted_scales, gptq
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.quantize import OPERATION, Settings, apply
+from onnuri.operations.quantize import OPERATION, Settings, apply, divides
 from onnuri.packed import FORMATS, nearest, spread
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
@@ -136,6 +136,12 @@ def test_columns_that_a_group_does_not_divide():
     assert "are int8" in log.warnings[0]
 
 
+def test_an_odd_number_of_columns_does_not_fill_bytes():
+    layer = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(6, 4))
+    odd, even = weights(layer)
+    assert not divides(odd, Settings(scheme="int4", group=3)) and divides(even, Settings(scheme="int4", group=3))
+
+
 # ----------------------------------------------------------------------------------------------------------------- gptq
 
 
@@ -200,7 +206,8 @@ def test_gptq_of_a_model_packs_every_matrix(name):
     model, data = started(name)
     moments = second_moments(model, data.records[:8], weights(model.net))
     assert len(moments) > len(model.blocks), "convolutions and linear layers alike"
-    result = apply(Settings(scheme="int8", method="gptq", calibration=8), Quiet(), model, data)
+    result = apply(Settings(scheme="int8", method="gptq", calibration=8), log := Quiet(), model, data)
+    assert "8 records are few" in log.warnings[0]
     assert packed_weights(result.model.net).keys() == {weight.name for weight in weights(started(name)[0].net)}
     assert OPERATION.promises[0].measure(Settings(method="gptq"), {}, result) is None
 

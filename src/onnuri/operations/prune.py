@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..attach import require_plain
-from ..calibration import in_turn, second_moments
+from ..calibration import in_turn, looked_at, second_moments
 from ..data import Data
 from ..errors import Refusal
 from ..gptq import BLOCK, sparse
@@ -61,9 +61,9 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     if len(fitting) < len(found):
         log.warn(f"{len(found) - len(fitting)} matrices have columns that four does not divide, and stay as they are")
     records, done = data.split("train"), 0
-    for part in in_turn(model, fitting) if settings.method != "magnitude" else [fitting]:
-        seen = settings.method != "magnitude"
-        moments = second_moments(model, records.some(settings.calibration), part) if seen else {}
+    seen = looked_at(records, settings.calibration, log) if settings.method != "magnitude" else None
+    for part in in_turn(model, fitting) if seen else [fitting]:
+        moments = second_moments(model, seen, part) if seen else {}
         for weight in part:
             with torch.no_grad():
                 matrix = pruned(weight.matrix, settings, moments.get(weight.name))

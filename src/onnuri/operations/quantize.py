@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from .. import measure
 from ..attach import pack, packed_weights, require_plain
-from ..calibration import in_turn, second_moments
+from ..calibration import in_turn, looked_at, second_moments
 from ..data import Data
 from ..errors import BadSettings, Refusal
 from ..gptq import gptq
@@ -56,19 +56,20 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         raise Refusal(
             "nothing to quantize: this model holds no weight matrices", "predict, evaluate, or the teacher of distill"
         )
-    whole = [weight for weight in found if not divides(weight, group_of(settings))]
+    whole = [weight for weight in found if not divides(weight, settings)]
     if len(whole) == len(found):
         raise BadSettings(
-            f"setting 'group': no matrix of this model has columns that {group_of(settings)} divides", hint="--group 0"
+            f"setting 'group': no matrix of this model has columns that {group_of(settings)} divides",
+            hint="a smaller --group, or --scheme int8",
         )
     if whole:
         log.warn(
             f"{len(whole)} matrices whose columns {group_of(settings)} does not divide are int8: {names_of(whole)}"
         )
     done = 0
-    seen = data.split("train").some(settings.calibration)
-    for part in in_turn(model, found) if settings.method == "gptq" else [found]:
-        moments = second_moments(model, seen, part) if settings.method == "gptq" else {}
+    seen = looked_at(data.split("train"), settings.calibration, log) if settings.method == "gptq" else None
+    for part in in_turn(model, found) if seen else [found]:
+        moments = second_moments(model, seen, part) if seen else {}
         for weight in part:
             rounding = partial(gptq, moments=moments[weight.name]) if weight.name in moments else nearest
             scheme, group = ("int8", 0) if weight in whole else (settings.scheme, group_of(settings))
@@ -81,8 +82,10 @@ def group_of(settings: Settings) -> int:
     return settings.group or (GROUP if FORMATS[settings.scheme].bits == 4 else 0)
 
 
-def divides(weight: Weight, group: int) -> bool:
-    return not group or weight.matrix.shape[2] % group == 0
+def divides(weight: Weight, settings: Settings) -> bool:
+    """Whether its columns are whole groups, and whole bytes."""
+    columns, group = weight.matrix.shape[2], group_of(settings)
+    return (not group or columns % group == 0) and columns * FORMATS[settings.scheme].bits % 8 == 0
 
 
 def names_of(found: list[Weight]) -> str:
