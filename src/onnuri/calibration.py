@@ -23,8 +23,17 @@ def looked_at(records: Records, count: int, log: Log) -> Records:
     return records.some(count)
 
 
-def in_turn(model: Model, found: Sequence[Weight]) -> Iterator[list[Weight]]:
-    """The weights of one block after another, then those of none."""
+def in_turn(model: Model, found: Sequence[Weight], records: Records | None) -> Iterator[tuple[Weight, Tensor | None]]:
+    """Each weight with its `second_moments`, those of one block after another and then those of none: a block is looked at when
+    the ones before it are done. None where a weight has no such moments, or there are no `records` to look at."""
+    for part in parts(model, found) if records else [found]:
+        moments = second_moments(model, records, part) if records else {}
+        for weight in part:
+            yield weight, moments.get(weight.name)
+
+
+def parts(model: Model, found: Sequence[Weight]) -> Iterator[list[Weight]]:
+    """The weights of each block, then those of none."""
     left = list(found)
     for name in model.blocks:
         inside = [weight for weight in left if weight.name.startswith(f"{name}.")]

@@ -29,14 +29,15 @@ def gptq(matrix: Tensor, form: Format, group: int, moments: Tensor) -> tuple[Ten
     def settle(rows: Tensor, place: int) -> Tensor:
         return form.nearest(rows[..., place] / steps[..., place]) * steps[..., place]
 
-    rounded = compensated(matrix[..., order], moments[order][:, order], settle)
+    rounded = compensated(matrix[..., order], error_shares(moments[order][:, order]), settle)
     return form.nearest(rounded / steps)[..., order.argsort()], scale
 
 
 def sparse(matrix: Tensor, keep: Callable[[Tensor], Tensor], run: int, moments: Tensor) -> Tensor:
     """The matrix with zeros. `keep`: what each of some columns would cost (units, rows, columns) -> 1 for those that stay;
     asked for `run` columns at a time, a divisor of BLOCK."""
-    costs = error_shares(moments).diagonal().square()
+    shares = error_shares(moments)
+    costs = shares.diagonal().square()
     kept = torch.ones_like(matrix)
 
     def settle(rows: Tensor, place: int) -> Tensor:
@@ -45,13 +46,13 @@ def sparse(matrix: Tensor, keep: Callable[[Tensor], Tensor], run: int, moments: 
             kept[..., part] = keep(rows[..., part].square() / costs[part])
         return rows[..., place] * kept[..., place]
 
-    return compensated(matrix, moments, settle)
+    return compensated(matrix, shares, settle)
 
 
-def compensated(matrix: Tensor, moments: Tensor, settle: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """The matrix with each column, from the first on, as `settle` makes it. `settle`: (all columns as they stand by then, which
-    one) -> the column."""
-    rows, shares, columns = matrix.clone(), error_shares(moments), matrix.shape[2]
+def compensated(matrix: Tensor, shares: Tensor, settle: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """The matrix with each column, from the first on, as `settle` makes it: (all columns as they stand by then, which one) ->
+    the column. `shares`: as `error_shares` gives them."""
+    rows, columns = matrix.clone(), matrix.shape[2]
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
         errors = torch.empty_like(rows[..., start:stop])

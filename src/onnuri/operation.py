@@ -15,6 +15,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def changed(self, name: str) -> bool:
+        """Whether this setting is another than its default."""
+        return getattr(self, name) != type(self).model_fields[name].default
+
 
 @dataclass(frozen=True)
 class Finding:

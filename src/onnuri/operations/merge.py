@@ -40,7 +40,7 @@ class Settings(Base):
     @model_validator(mode="after")
     def have_an_effect(self) -> "Settings":
         for name, methods in (("scale", FROM_A_BASE), ("density", FROM_A_BASE[1:]), ("seed", FROM_A_BASE[2:])):
-            if getattr(self, name) != type(self).model_fields[name].default and self.method not in methods:
+            if self.changed(name) and self.method not in methods:
                 raise ValueError(f"{name} has no effect on {self.method}, only on {', '.join(methods)}")
         return self
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..attach import require_plain
-from ..calibration import in_turn, looked_at, second_moments
+from ..calibration import in_turn, looked_at
 from ..data import Data
 from ..errors import Refusal
 from ..gptq import BLOCK, sparse
@@ -42,9 +42,9 @@ class Settings(Base):
 
     @model_validator(mode="after")
     def have_an_effect(self) -> "Settings":
-        if self.pattern == "2:4" and (self.share != 0.5 or self.scope != "matrix"):
+        if self.pattern == "2:4" and (self.changed("share") or self.changed("scope")):
             raise ValueError("pattern 2:4 sets half of each four to zero: share and scope have no effect")
-        if self.method == "magnitude" and self.calibration != 128:
+        if self.method == "magnitude" and self.changed("calibration"):
             raise ValueError("calibration has no effect on method magnitude")
         return self
 
@@ -60,15 +60,13 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     fitting = [weight for weight in found if settings.pattern == "any" or weight.matrix.shape[2] % FOUR == 0]
     if len(fitting) < len(found):
         log.warn(f"{len(found) - len(fitting)} matrices have columns that four does not divide, and stay as they are")
-    records, done = data.split("train"), 0
+    records = data.split("train")
     seen = looked_at(records, settings.calibration, log) if settings.method != "magnitude" else None
-    for part in in_turn(model, fitting) if seen else [fitting]:
-        moments = second_moments(model, seen, part) if seen else {}
-        for weight in part:
-            with torch.no_grad():
-                matrix = pruned(weight.matrix, settings, moments.get(weight.name))
-                weight.value.copy_(weight.view.tensor(matrix, weight.value.shape))
-            log.progress(done := done + 1, len(fitting), "matrices pruned")
+    for number, (weight, moments) in enumerate(in_turn(model, fitting, seen)):
+        with torch.no_grad():
+            matrix = pruned(weight.matrix, settings, moments)
+            weight.value.copy_(weight.view.tensor(matrix, weight.value.shape))
+        log.progress(number + 1, len(fitting), "matrices pruned")
     names = tuple(dict.fromkeys([*model.pruned, *(weight.name for weight in fitting)]))
     model = replace(model, pruned=names, baked={})  # an update taken out would fill the zeros
     return Result(model=reestimated_statistics(model, records, log))

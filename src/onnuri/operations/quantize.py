@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from .. import measure
 from ..attach import pack, packed_weights, require_plain
-from ..calibration import in_turn, looked_at, second_moments
+from ..calibration import in_turn, looked_at
 from ..data import Data
 from ..errors import BadSettings, Refusal
 from ..gptq import gptq
@@ -43,7 +43,7 @@ class Settings(Base):
             raise ValueError("bf16 has no scales: group and method have no effect")
         if self.scheme == "int8-dynamic" and self.group:
             raise ValueError("int8-dynamic multiplies whole rows of integers: group has no effect")
-        if self.method != "gptq" and "calibration" in self.model_fields_set and self.calibration != 128:
+        if self.method != "gptq" and self.changed("calibration"):
             raise ValueError("calibration has no effect without method gptq")
         return self
 
@@ -66,15 +66,12 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         log.warn(
             f"{len(whole)} matrices whose columns {group_of(settings)} does not divide are int8: {names_of(whole)}"
         )
-    done = 0
     seen = looked_at(data.split("train"), settings.calibration, log) if settings.method == "gptq" else None
-    for part in in_turn(model, found) if seen else [found]:
-        moments = second_moments(model, seen, part) if seen else {}
-        for weight in part:
-            rounding = partial(gptq, moments=moments[weight.name]) if weight.name in moments else nearest
-            scheme, group = ("int8", 0) if weight in whole else (settings.scheme, group_of(settings))
-            pack(weight, scheme, group, rounding)
-            log.progress(done := done + 1, len(found), "matrices packed")
+    for number, (weight, moments) in enumerate(in_turn(model, found, seen)):
+        rounding = nearest if moments is None else partial(gptq, moments=moments)
+        scheme, group = ("int8", 0) if weight in whole else (settings.scheme, group_of(settings))
+        pack(weight, scheme, group, rounding)
+        log.progress(number + 1, len(found), "matrices packed")
     return Result(model=model)
 
 
