@@ -8,7 +8,8 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -123,6 +124,27 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def standing(folders: Iterable[Path]) -> Callable[[], None]:
+    """A check to call when they have been read: BadInput where another folder has taken the place of one of these since,
+    so that what was read may be of both."""
+    before = {folder: identity(folder) for folder in folders}
+
+    def check() -> None:
+        if moved := [folder for folder, was in before.items() if was and identity(folder) != was]:
+            raise BadInput(*(f"{one} was replaced while it was read" for one in moved), hint="give the command again")
+
+    return check
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one under the same name; None where there is none."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def is_main_process() -> bool:
     """Of several processes of one training, the one that writes."""
     return os.environ.get("RANK", "0") == "0"
@@ -231,7 +253,7 @@ def claim(handle: int, lock: Path, place: Path) -> bool:
             os.write(handle, str(os.getpid()).encode())
             return True
     except BlockingIOError:
-        number = os.read(handle, 20).decode()
+        number = holder(handle)
         os.close(handle)
         raise BadInput(
             f"another process{f' ({number})' if number else ''} is writing {place}", hint="wait for its end"
@@ -241,6 +263,15 @@ def claim(handle: int, lock: Path, place: Path) -> bool:
         raise
     os.close(handle)
     return False
+
+
+def holder(handle: int) -> str:
+    """The number of the process that locked an open file; "" where it does not write it within a second."""
+    for _ in range(TRIES):
+        if number := os.pread(handle, 20, 0).decode():
+            return number
+        time.sleep(0.01)
+    return ""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from . import __version__, ledger, machine, plan, registry
 from .data import Data
 from .errors import BadInput, BrokenPromise
 from .evidence import base_of, changed_since, described, inherited, keep_notices, model_folders, parents, thin, versions
-from .files import STATE, appear, fresh_folder, is_main_process, staging, sweep, write_text, writing
+from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, write_text, writing
 from .operation import Operation, Promise, Result, Settings
 
 SAMPLES = 24
@@ -132,10 +132,14 @@ def look(
 
     if operation.gives == "records" and out is not None:
         require_ending(out)
+    unmoved = standing(model_folders(operation, inputs).values())
     found = opened(operation, settings, inputs, options)
     asked, settings = settings, resolved(settings, inputs, found)
+    sources = described(inputs, found)
+    overlap = asked != settings and settings.split == "all" and ledger.read(Path(inputs["model"]))  # type: ignore[attr-defined]
+    unmoved()
     with Progress(operation.name, quiet) as log:
-        if asked != settings and settings.split == "all" and ledger.read(Path(inputs["model"])):  # type: ignore[attr-defined]
+        if overlap:
             log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
         result = operation.apply(settings, log, **found)
     if result.records is not None:
@@ -147,7 +151,7 @@ def look(
     report = {
         "operation": operation.name,
         "settings": settings.model_dump(),
-        "inputs": described(inputs, found),
+        "inputs": sources,
         **(result.report or {}),
         **({"warnings": log.warnings} if log.warnings else {}),
     }
@@ -186,10 +190,12 @@ def transform(
     from .model import open_model, stored_bytes, tensor_digest, write_model
     from .progress import Progress
 
+    unmoved = standing(model_folders(operation, inputs).values())
     found = opened(operation, settings, inputs, options)
     found["data"].split("test")  # too few rows are known now, not when the work is done
     sources = described(inputs, found)
     terms = inherited(operation, inputs, found)
+    unmoved()
     key = sha256(
         ledger.canonical(
             {
@@ -223,6 +229,7 @@ def transform(
     result.model = open_model(folder)
     kept = check_promises(operation, settings, inputs, data, result, tensors)
     scores = {role: before(where, data) for role, where in model_folders(operation, inputs).items()}
+    unmoved()
     line: dict[str, Any] = {
         "operation": operation.name,
         "family": result.model.family.name,

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 from children import LIFE, START, spelled, started, told
 
-from command import SMALL, Done, leftovers, onnuri
-from onnuri import ledger
+from command import SMALL, Done, leftovers, onnuri, refused
+from onnuri import ledger, run
 from onnuri.errors import BadInput
 from onnuri.files import locked, staging, write_text
 
@@ -101,10 +103,29 @@ def test_a_model_is_evaluated_while_it_is_written(tmp_path):
         seen.append(onnuri("evaluate", tmp_path / "m", "--data", "builtin:iris", "--json"))
     assert writer.exitcode == 0
     for done in seen:
-        assert done.code == 0 or (done.code == 2 and done.err.count("onnuri: ") == 1), done
+        assert done.code == 0 or (done.code == 2 and f"\n{done.err}".count("\nonnuri: ") == 1), done
     last = onnuri("evaluate", tmp_path / "m", "--data", "builtin:iris", "--json")
     good = {json.dumps(json.loads(done.out)["scores"]) for done in [*seen, last] if done.code == 0}
     assert last.code == 0 and len(good) == 1, "half a model was opened"
+
+
+@pytest.mark.parametrize("words", [("evaluate",), ("prune",), ("predict",)], ids="".join)
+def test_a_model_is_replaced_while_it_is_read(tmp_path, monkeypatch, words):
+    """What was opened and what the ledger says would be of two models: the one as it was, and one that took its place."""
+    assert onnuri(*NEW, *IRIS, tmp_path / "m").code == 0
+    shutil.copytree(tmp_path / "m", tmp_path / "other")
+    opened = run.opened
+
+    def replaced(*inputs):
+        found = opened(*inputs)
+        (tmp_path / "m").rename(tmp_path / "old")
+        (tmp_path / "other").rename(tmp_path / "m")
+        return found
+
+    monkeypatch.setattr(run, "opened", replaced)
+    out = () if words == ("evaluate",) else ("--out", tmp_path / "out.jsonl")
+    refused(onnuri(*words, tmp_path / "m", "--data", "builtin:iris", *out), "was replaced while it was read")
+    assert not (tmp_path / "out.jsonl").exists() and not leftovers(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------ the locks themselves
