@@ -241,9 +241,14 @@ def test_a_record_of_an_operation_or_a_runtime_is_checked_too(install, monkeypat
         "strange",
         'from onnuri.operation import Operation\nOPERATION = Operation("strange", 3)',
     )
-    install("strange-run", "runtimes", "strange", "class RUNTIME:\n    name = 'strange'")
+    install(
+        "strange-run",
+        "runtimes",
+        "strange",
+        'from onnuri.runtime import Runtime\nRUNTIME = Runtime("strange", 3, (), range(0), None, print)',
+    )
     with pytest.raises(BadInput, match="it lacks takes, gives, apply"):
         registry.load("operations", "strange")
-    with pytest.raises(BadInput, match=r"'artefact' must be text(.|\n)*'open' must be a function"):
+    with pytest.raises(BadInput, match=r"'artefact' must be text(.|\n)*'make' must be a function"):
         registry.load("runtimes", "strange")
     assert [check.passed for check in checks("strange-run")] == [False]

@@ -19,8 +19,8 @@ import folders as F
 from onnuri import measure, registry
 from onnuri.attach import is_packed, pack, packed_weights
 from onnuri.errors import BadInput, Refusal
+from onnuri.graph import on_a_grid
 from onnuri.model import Model, count_parameters, open_model, tensor_digest, write_model
-from onnuri.operations.export import on_a_grid
 from onnuri.operations.quantize import ROLES
 from onnuri.packed import FORMATS
 from onnuri.run import execute

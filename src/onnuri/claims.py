@@ -1,10 +1,11 @@
-"""Whose folder is this? Exactly one family's; else what was found, what was looked for, and which families come near."""
+"""Whose folder is this? Exactly one family's; else what was found, what was looked for, and which families come near.
+And what executes it, where that is not torch."""
 
 from pathlib import Path
 
 from . import registry
 from .errors import BadInput
-from .family import Family
+from .family import Family, Session
 from .hub import guarded, known_types, peek, unknown_type
 
 
@@ -24,6 +25,15 @@ def claimed_by(folder: Path) -> Family:
         *filter(None, (registry.fault_of("families", name) for name in registry.entries("families"))),
         hint=f"onnuri train {folder} --family {'|'.join(f.name for f in near) or 'NAME'} --data D --out DIR adopts its body",
     )
+
+
+def open_session(folder: Path) -> Session | None:
+    """The session of the runtime whose artefact lies in the folder; None for a plain torch model."""
+    for name in registry.entries("runtimes"):
+        runtime = registry.runtime(name)
+        if (folder / runtime.artefact).exists():
+            return runtime.open(folder)
+    return None
 
 
 def describe(folder: Path) -> str:

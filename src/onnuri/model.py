@@ -24,7 +24,7 @@ from .adapters import (
     write_own,
 )
 from .bounds import bounded
-from .claims import claimed_by
+from .claims import claimed_by, open_session
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
@@ -134,7 +134,6 @@ class Model:
 def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
     from .packed_file import load_packed
-    from .runtimes import open_session
 
     folder = Path(folder)
     check_folder(folder)

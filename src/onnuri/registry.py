@@ -20,12 +20,16 @@ from .errors import BadInput, OnnuriError, UnknownName, propose
 if TYPE_CHECKING:
     from .family import Family
     from .operation import Operation
+    from .runtime import Runtime
 
-RECORDS = {"families": ("family", "Family"), "operations": ("operation", "Operation")}
+RECORDS = {
+    "families": ("family", "Family"),
+    "operations": ("operation", "Operation"),
+    "runtimes": ("runtime", "Runtime"),
+}
 """{axis: module and class of its records}"""
 
 ONE_OF = {"families": "family", "operations": "operation", "runtimes": "runtime"}
-RUNTIME = {"name": str, "artefact": str, "open": Callable}
 
 
 @cache
@@ -84,10 +88,11 @@ def reason_of(error: Exception) -> str:
 
 def faults_of(axis: str, name: str, record: Any) -> list[str]:
     """[] when `record` is a complete record of its axis under its own name; else everything that is wrong with it."""
-    kind = getattr(import_module(f".{RECORDS[axis][0]}", __package__), RECORDS[axis][1]) if axis in RECORDS else object
+    module, name_of_class = RECORDS[axis]
+    kind = getattr(import_module(f".{module}", __package__), name_of_class)
     if not isinstance(record, kind):
         return [f"is no {kind.__name__}, but {type(record).__name__}"]
-    facts = {field.name: field.type for field in fields(record)} if axis in RECORDS else RUNTIME
+    facts = {field.name: field.type for field in fields(record)}
     faults = [
         f"is an incomplete record: '{fact}' must be {words_of(wanted)}, found {value!r:.60}"
         for fact, wanted in facts.items()
@@ -115,6 +120,10 @@ def family(name: str) -> "Family":
 
 def operation(name: str) -> "Operation":
     return load("operations", name)
+
+
+def runtime(name: str) -> "Runtime":
+    return load("runtimes", name)
 
 
 def families() -> "list[Family]":

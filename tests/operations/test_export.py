@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnuri.operations.export import optimize, rename
+from onnuri.graph import optimize, rename
 
 ort = pytest.importorskip("onnxruntime")
 

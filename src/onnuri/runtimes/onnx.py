@@ -1,12 +1,16 @@
 """ONNX Runtime: executes `onnuri/model.onnx` of a model folder on the processor."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..data import Records
 from ..errors import BadInput, needs_extra
 from ..family import Batch, Outputs, Session
+from ..graph import OPSETS, graph_of
+from ..model import Model
+from ..operation import Log
+from ..runtime import Choice, Runtime
 
 ARTEFACT = "onnuri/model.onnx"
 
@@ -55,15 +59,12 @@ class OnnxSession(Session):
         (folder / ARTEFACT).write_bytes(self.graph)
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """What a runtime states: the file by which it knows its folders, and how it opens one."""
-
-    name: str
-    artefact: str
-
-    def open(self, folder: Path) -> Session:
-        return OnnxSession((folder / self.artefact).read_bytes())
+def make(model: Model, records: Records, choice: Choice, log: Log) -> OnnxSession:
+    return OnnxSession(graph_of(model, records, choice.opset).SerializeToString())
 
 
-RUNTIME = Runtime("onnx", ARTEFACT)
+def open_folder(folder: Path) -> OnnxSession:
+    return OnnxSession((folder / ARTEFACT).read_bytes())
+
+
+RUNTIME = Runtime("onnx", ARTEFACT, ("fp32",), OPSETS, make, open_folder)

@@ -1,0 +1,221 @@
+"""A model as one ONNX graph: the family's `outputs`, a batch's entries in, values (B, T, D) and mask (B, T) out.
+
+Packed weights stay packed: an int8 initializer with a DequantizeLinear node, so that the file is as small as the folder it
+came from. Every runtime that reads ONNX is fed from here.
+"""
+
+import copy
+import logging
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from . import hub
+from .attach import bake, is_packed, packed_weights
+from .data import Record, Records
+from .errors import Refusal, needs_extra
+from .model import Model, count_parameters, with_net
+
+LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
+NEAR_ZERO = 1e-6  # numbers below it are taken for zero somewhere in the exporter's rules, from 1e-8 on
+LEAST_ROW = 3  # numbers in a row from which lying on a grid of int8 steps is no accident
+OPSETS = range(18, 24)
+"""Versions of the ONNX operator set that the exporter writes."""
+
+
+def graph_of(model: Model, records: Records, opset: int):
+    """The graph, computing in fp32. Refusal where one file cannot hold it, or the exporter cannot follow the net."""
+    if count_parameters(model.net) * 4 > LARGEST:
+        raise Refusal("an ONNX file holds 2 GB at most", "quantize or distill first")
+    graph = trace(in_float(model), records, opset)
+    if is_packed(model.net):
+        pack_initializers(graph)
+    return graph
+
+
+def in_float(model: Model) -> Model:
+    """A copy whose packed weights are float again, all in fp32, which every processor computes."""
+    net = copy.deepcopy(model.net)
+    for _, base in packed_weights(net).values():
+        base.dtype = torch.float32  # codes times scales, not rounded to a shorter type in between
+    bake(net)
+    hub.plain_experts(net)
+    return with_net(model, net.float())
+
+
+class Graph(nn.Module):
+    """A net as a function from a batch to the family's outputs."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.net, self.outputs = model.net, model.family.outputs
+
+    def forward(self, batch: dict) -> tuple:
+        values, mask = self.outputs(self.net, batch)
+        return values.float(), mask
+
+
+def trace(model: Model, records: Records, opset: int):
+    """The ONNX graph of `model`. Which axes may change is seen from batches of unlike records."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise needs_extra("export", "onnxscript") from None
+    question = model.family.fields(model.assets)[0]
+    records = records.some(64)
+    batches = [
+        without_answers(model, records, slice(i, i + 2 + i % 3), question)
+        for i in range(0, max(1, len(records) - 4), 4)
+    ]
+    batches.append(without_answers(model, records, slice(0, 3), question, short=True))
+    example = max(batches, key=lambda batch: sum(t.numel() for t in batch.values()))
+    axes = {
+        name: {axis: torch.export.Dim.DYNAMIC for axis in range(t.dim()) if axis == 0 or varies(batches, name, axis)}
+        for name, t in example.items()
+    }
+    graph = traced(model, example, axes, opset)
+    for part in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.functions]:
+        forget_machine(part)
+    forget_machine(graph.graph)
+    used = {name for node in graph.graph.node for name in node.input}
+    for unused in [entry for entry in graph.graph.input if entry.name not in used]:
+        graph.graph.input.remove(unused)  # an entry of the batch that only the loss reads
+    return graph
+
+
+def traced(model: Model, example: dict, axes: dict, opset: int):
+    """What torch's exporter makes of the net. Refusal where it cannot follow its forward pass."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent, as it should be
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                Graph(model).eval(),
+                kwargs={"batch": example},
+                dynamo=True,
+                dynamic_shapes={"batch": axes},
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None
+            optimize(program)
+            rename(program.model.graph, list(example), ["values", "mask"])
+        except Exception as error:  # whatever a forward pass does that a graph cannot say
+            raise Refusal(
+                f"torch cannot make one graph of this net for inputs of any size: {root_cause(error)}",
+                "predict and evaluate run it as it is; quantize makes it smaller",
+            ) from error
+    return program.model_proto
+
+
+def optimize(program) -> None:
+    """Let the exporter simplify its graph, but not take a sum with 1e-8 for one with zero, as its rules do: that term is
+    what keeps a net from dividing by nothing. Under a name that the rules do not know, such sums are left alone."""
+    small = [node for node in program.model.graph if node.op_type == "Add" and any(map(is_small, node.inputs))]
+    for node in small:
+        node.op_type = "SmallAdd"
+    program.optimize()
+    for node in program.model.graph:
+        if node.op_type == "SmallAdd":
+            node.op_type = "Add"
+
+
+def rename(graph, inputs: list[str], outputs: list[str]) -> None:
+    """Name what goes in and what comes out; another value that bears one of these names gets a longer one."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name in (*inputs, *outputs):
+                value.name = f"{value.name}_within"
+    for value, name in (*zip(graph.inputs, inputs), *zip(graph.outputs, outputs)):
+        value.name = name
+
+
+def is_small(value) -> bool:
+    """Whether an input of a node is one constant number near zero."""
+    from onnx_ir.convenience import get_const_tensor
+
+    constant = get_const_tensor(value) if value is not None else None
+    return constant is not None and constant.size == 1 and 0 < abs(float(constant.numpy().item())) < NEAR_ZERO
+
+
+def root_cause(error: BaseException) -> str:
+    """What the innermost error says, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def forget_machine(part) -> None:
+    """Drop the exporter's stack traces: paths of the machine, and most of a small file."""
+    part.ClearField("metadata_props")
+    part.ClearField("doc_string")
+
+
+def without_answers(model: Model, records: Records, part: slice, question: dict, short: bool = False) -> dict:
+    """A batch of these records; those entries that only the answers give are left out where the questions suffice."""
+    found = records.list(part)
+    asked = [{name: record[name] for name in question if name in record} for record in found] if question else found
+    return model.collate([shortened(record) for record in asked] if short else asked)
+
+
+def shortened(record: Record) -> Record:
+    """A record whose texts are cut: where all texts fill a model to its limit, none would be seen to vary."""
+    return {name: value[:8] if isinstance(value, str) else value for name, value in record.items()}
+
+
+def varies(batches: list[dict], name: str, axis: int) -> bool:
+    return len({batch[name].shape[axis] for batch in batches}) > 1
+
+
+def pack_initializers(graph) -> None:
+    """Replace each matrix whose numbers lie on a grid of int8 steps, as those of a packed net do, by codes and scales.
+
+    Found by looking, since the exporter turns, renames and rescales matrices (a batch norm goes into its convolution).
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    for initializer in list(graph.graph.initializer):
+        if initializer.data_type != TensorProto.FLOAT or len(initializer.dims) < 2:
+            continue
+        name, values = initializer.name, torch.from_numpy(numpy_helper.to_array(initializer).copy())
+        found = on_a_grid(values)
+        if found is None:
+            continue
+        codes, scale = found
+        long = [axis for axis, size in enumerate(scale.shape) if size > 1]
+        graph.graph.initializer.remove(initializer)
+        parts = {f"{name}.codes": codes, f"{name}.scale": scale if len(long) > 1 else scale.flatten()}
+        graph.graph.initializer.extend(
+            numpy_helper.from_array(part.numpy(), part_name) for part_name, part in parts.items()
+        )
+        if len(long) > 1:  # experts have a scale for each of their rows, which DequantizeLinear cannot say
+            nodes = [
+                helper.make_node(
+                    "Cast", [f"{name}.codes"], [f"{name}.float"], name=f"{name}.cast", to=TensorProto.FLOAT
+                ),
+                helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name], name=f"{name}.dequantize"),
+            ]
+        else:
+            axis = long[0] if long else 0
+            nodes = [helper.make_node("DequantizeLinear", list(parts), [name], name=f"{name}.dequantize", axis=axis)]
+        for node in reversed(nodes):
+            graph.graph.node.insert(0, node)
+
+
+def on_a_grid(values: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(int8 codes, scales that broadcast) when `values` are whole multiples, up to 127, of one step per row; rows may lie
+    along any axis, or along any two where there are three. None when they are not."""
+    axes = [(axis,) for axis in range(values.dim())]
+    axes += [(0, 1), (0, 2)] if values.dim() == 3 else []
+    for rows in axes:
+        others = [axis for axis in range(values.dim()) if axis not in rows]
+        if math.prod(values.shape[axis] for axis in others) < LEAST_ROW:
+            continue  # a single number is always on a grid
+        scale = values.abs().amax(others, keepdim=True).clamp_min(1e-30) / 127
+        codes = (values / scale).round()
+        if bool(((codes * scale - values).abs() <= 1e-4 * scale).all()):
+            return codes.to(torch.int8), scale
+    return None
