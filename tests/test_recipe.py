@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -204,9 +203,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
 )
 def test_what_is_no_recipe(text, says, tmp_path):
-    began = time.monotonic()
     refused(onnuri("run", written(text, tmp_path / "r.yaml"), "--out", tmp_path / "out"), says)
-    assert time.monotonic() - began < 5 and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_that_is_not_text(tmp_path):

@@ -121,6 +121,14 @@ class Session(nn.Module):
         raise AssertionError("a runtime overrides this")
 
 
+class Decoder(Session):
+    """A session that continues sequences of tokens by itself, keeping what it computed of those before."""
+
+    def continued(self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int]) -> list[list[int]]:
+        """The likeliest tokens after each prompt: at most `most`, the last of them one of `stops` where that came."""
+        raise AssertionError("a runtime overrides this")
+
+
 def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch], Outputs]:
     """Decorates a family's `outputs`: a net that is a Session answers for itself."""
 

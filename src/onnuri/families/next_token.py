@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..data import Kind, Record
-from ..family import Batch, Outputs, Session, on_any_runtime
+from ..family import Batch, Decoder, Outputs, Session, on_any_runtime
 
 PROMPT = "prompt"  # the field that is continued where the data has no column of prompts
 IGNORE = -100  # the label of transformers for a token that is not asked for
@@ -196,13 +196,19 @@ def continued(net: nn.Module, assets: Assets, records: list[Record]) -> list[tup
     """(text, scores) of each: the likeliest tokens, at most max_new_tokens, up to one of `stops`."""
     most = min(assets.max_new_tokens, assets.max_length - 1)
     prompts = [shortened(prompt_ids(record, assets), assets.max_length - most) for record in records]
-    decode = decode_plainly if isinstance(net, Session) else decode_cached
-    made = decode(net, assets, prompts, most)
+    made = decoded_by(net, assets, prompts, most)
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
         (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
         for ids, end in zip(made, ends)
     ]
+
+
+def decoded_by(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
+    """New tokens of each prompt, by whatever the net has for that."""
+    if isinstance(net, Decoder):
+        return net.continued(prompts, most, assets.stops)
+    return (decode_plainly if isinstance(net, Session) else decode_cached)(net, assets, prompts, most)
 
 
 def decode_plainly(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
