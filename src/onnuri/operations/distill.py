@@ -4,29 +4,35 @@ The student's loss is `weight` parts agreement with the teacher's outputs and th
 Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
 squared error, in units of the teacher's variance, for values. Differences to the paper: it is summed over places and
 records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same; it
-may begin as the teacher with fewer blocks (DistilBERT: Sanh et al., arXiv:1910.01108).
+may begin as the teacher with fewer blocks (DistilBERT: Sanh et al., arXiv:1910.01108). What the student's inside is taught
+stands in `hints.py`. It may also learn from records that the teacher writes (Kim & Rush, arXiv:1606.07947, there for
+translations): the teacher's own answers to questions of the train records, and where it is asked nothing, whatever it draws.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attach import plain_copy
 from ..blocks import spaced, with_blocks
-from ..data import Data, Records
+from ..data import Data, Record, Records, joined, records_of
 from ..errors import BadSettings, Refusal
-from ..family import mix
+from ..family import Batch, mix
 from ..fit import FitSettings, Objective, fit
+from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
+from ..observe import Seen, inside
 from ..operation import Log, Operation, Promise, Result
 from ..registry import family as find_family
 from .train import trained, validation_of
 
 PREFIX = "teacher "
 SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
+WRITTEN_AT_ONCE = 64  # records that the teacher answers at a time
 SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
 
 
@@ -42,6 +48,13 @@ class Settings(FitSettings):
     config: dict = Field({}, description="the design of a student of another kind, as NAME=VALUE,...")
     temperature: float = Field(2.0, gt=0, description="how much both distributions are softened")
     weight: float = Field(0.7, ge=0, le=1, description="the teacher's part of the loss; the rest is the true answers'")
+    hidden: float = Field(
+        0.0, ge=0, description="weight of the gap between what the student's and the teacher's blocks put out"
+    )
+    attention: float = Field(
+        0.0, ge=0, description="weight of the gap between how the student's and the teacher's attention relates places"
+    )
+    written: int = Field(0, ge=0, description="records that the teacher answers itself, learnt beside those of the data")
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None) -> Result:
@@ -53,8 +66,27 @@ def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model
     student.check(data.records)
     student.require_players()
     require_same_meaning(model, student)
-    progress = fit(agreement(settings, model, student, train), train, validation_of(data), settings, log, fresh)
+    objective = agreement(settings, model, student, train)
+    if settings.written:
+        train = joined(train, written(settings, model, train, log))
+    progress = fit(objective, train, validation_of(data), settings, log, fresh)
     return trained(student, progress)
+
+
+def written(settings: Settings, teacher: Model, records: Records, log: Log) -> Records:
+    """`settings.written` of the records, each once and evenly spaced, with the teacher's answers in place of their own.
+    BadSettings where a teacher that is asked questions has fewer of them."""
+    asks, count = bool(teacher.family.fields(teacher.assets)[0]), settings.written
+    if asks and count > len(records):
+        raise BadSettings(f"'written' {count}: the train split asks only {len(records)} questions", hint="--written 0")
+    some, found = records.some(count), list[Record]()
+    for start in range(0, count, WRITTEN_AT_ONCE):
+        keys = range(start, min(start + WRITTEN_AT_ONCE, count))
+        rows = teacher.asked([some[key % len(some)] for key in keys])
+        found += teacher.sample(rows, mix(settings.seed, 3), keys)
+        log.progress(len(found), count, "records written by the teacher")
+    rows = [{name: record.get(name) for name in records.fields} for record in found]
+    return records_of(rows, records.fields, records.answer)
 
 
 def require_effect(settings: Settings, student: Model | None) -> None:
@@ -143,6 +175,7 @@ def require_same_meaning(teacher: Model, student: Model) -> None:
 def agreement(settings: Settings, teacher: Model, student: Model, records: Records) -> Objective:
     """Both models see the same records with the same noise; the teacher's part of a batch is prefixed."""
     apart = divergence_of(settings, teacher, records)
+    hints = hints_wanted(settings, teacher, student, records)
 
     def collate(records, generators):
         mine = student.family.collate(records, student.assets, generators)
@@ -152,25 +185,43 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
     def loss(batch, player):
         mine = {name: value for name, value in batch.items() if not name.startswith(PREFIX)}
         theirs = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
-        with torch.no_grad():
+        with torch.no_grad(), watched(teacher, theirs, hints) as shown:
             wanted, places = teacher.family.outputs(teacher.net, theirs)
-        given, mask = student.family.outputs(student.net, mine)
+        with watched(student, mine, hints) as seen:
+            given, mask = student.family.outputs(student.net, mine)
         if not torch.equal(places, mask):
             raise Refusal(
                 "teacher and student answer at different places of these records",
                 "a student that cuts its records as the teacher does (max_length)",
             )
-        soft, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
-        if settings.weight == 1:
-            return soft, count
-        hard, hard_count = student.family.loss(student.net, mine, judge)
-        # both means per counted thing, brought to one count so that the sum stays exact under any cut
-        return settings.weight * soft + (1 - settings.weight) * hard * count / hard_count.clamp_min(1e-12), count
+        total, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
+        if settings.weight < 1:
+            hard, hard_count = student.family.loss(student.net, mine, judge)
+            # both means per counted thing, brought to one count so that the sum stays exact under any cut
+            hard = hard * count / hard_count.clamp_min(1e-12)
+            total = settings.weight * total + (1 - settings.weight) * hard
+        return (total if hints is None else total + hints(seen, shown) * count), count
 
     judge = next(iter(student.players))
-    return Objective(
-        student.net, {"all": student.net}, collate, loss, student.pruned, (teacher.net,), tuple(student.blocks)
-    )
+    net, prefix = (student.net, "") if hints is None else (beside(student, hints), "student.")
+    pruned, blocks = (tuple(f"{prefix}{name}" for name in names) for names in (student.pruned, student.blocks))
+    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks)
+
+
+def hints_wanted(settings: Settings, teacher: Model, student: Model, records: Records) -> Hints | None:
+    if not settings.hidden and not settings.attention:
+        return None
+    return hints_of(settings.hidden, settings.attention, teacher, student, records)
+
+
+def beside(student: Model, hints: Hints) -> nn.Module:
+    """The student's net and the maps of its hints as one: trained, moved and kept for resuming together."""
+    return nn.ModuleDict({"student": student.net, "maps": hints.maps})
+
+
+def watched(model: Model, batch: Batch, hints: Hints | None) -> AbstractContextManager[Seen]:
+    """Inside, what the hints compare is noted; without hints nothing is watched."""
+    return nullcontext(Seen()) if hints is None else inside(model.blocks, len(next(iter(batch.values()))))
 
 
 def divergence_of(settings: Settings, teacher: Model, records: Records) -> Callable[[Tensor, Tensor], Tensor]:
