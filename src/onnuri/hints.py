@@ -155,9 +155,9 @@ def seen_in(model: Model, rows: Sequence[dict]) -> Seen:
 
 
 def require_attention(shown: Sequence[tuple[Seen, Seen]]) -> None:
-    for number, which in enumerate(("student", "teacher")):
+    for number, which in ((1, "teacher"), (0, "student")):
         if not all(pair[number].attention for pair in shown):
-            raise Refusal(f"the {which} attends nowhere that could be watched", "--hidden, which compares blocks")
+            raise Refusal(f"the {which} attends nowhere that could be watched", "--hidden 1, which compares blocks")
     if any(one.attention[-1][0].shape[2] != other.attention[-1][0].shape[2] for one, other in shown):
         raise unlike_places()
 

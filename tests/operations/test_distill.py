@@ -50,7 +50,13 @@ def test_the_student_is_the_widest_that_fits():
     teacher, _ = started("tabular", width=64)
     for size in (0.5, 0.2):
         student = sized(teacher, size, 0)
-        assert 0.5 * size < count_parameters(student.net) / count_parameters(teacher.net) <= size
+        assert 0.8 < count_parameters(student.net) / count_parameters(teacher.net) / size <= 1.02
+
+
+@pytest.mark.parametrize("size", [0.5, 0.25, 0.1])
+def test_a_convolution_net_comes_near_to_the_size_that_is_asked_for(size):
+    teacher, _ = started("image_classifier", width=32)
+    assert 0.85 < count_parameters(sized(teacher, size, 0).net) / count_parameters(teacher.net) / size <= 1.02
 
 
 def test_a_forest_teaches_a_net():

@@ -33,6 +33,8 @@ from .train import trained, validation_of
 PREFIX = "teacher "
 SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
 WRITTEN_AT_ONCE = 64  # records that the teacher answers at a time
+PROMISED = 1.1  # times the size that was asked for, at most
+ROUNDING = 1.02  # times the size that was asked for: half the width has a little more than a quarter of the parameters
 SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
 
 
@@ -135,9 +137,9 @@ def shallower(teacher: Model, share: float) -> Model:
 
 
 def sized(teacher: Model, size: float, seed: int) -> Model:
-    """The widest fresh net of the teacher's design with at most `size` times its parameters (widths are whole numbers,
-    so it can be somewhat smaller, and never less than the narrowest)."""
-    wanted = size * count_parameters(teacher.net)
+    """The widest fresh net of the teacher's design with at most `size` times its parameters, or 2 % more (widths are whole
+    numbers, so it can be somewhat smaller, and never less than the narrowest)."""
+    wanted = size * ROUNDING * count_parameters(teacher.net)
     plain = plain_copy(teacher.net)  # codes have no shapes of parameters
 
     def at(scale: float) -> Model:
@@ -146,7 +148,7 @@ def sized(teacher: Model, size: float, seed: int) -> Model:
 
     low, high = 0.0, 1.0
     best = at(low + 1e-6)
-    if count_parameters(best.net) > 1.1 * wanted:
+    if count_parameters(best.net) > PROMISED * size * count_parameters(teacher.net):
         least = count_parameters(best.net) / count_parameters(teacher.net)
         raise Refusal(
             f"the narrowest student of this design has {least:.2g} of the teacher's parameters, not {size:g}",
@@ -254,5 +256,5 @@ OPERATION = Operation(
     {"model": "model", "data": "data", "student": "model?"},
     "model",
     apply,
-    (Promise("the student has the share of parameters that was asked for, or less", "at most", 1.1, smaller),),
+    (Promise("the student has the share of parameters that was asked for, or less", "at most", PROMISED, smaller),),
 )
