@@ -56,39 +56,61 @@ class Settings(FitSettings):
     attention: float = Field(
         0.0, ge=0, description="weight of the gap between how the student's and the teacher's attention relates places"
     )
-    written: int = Field(0, ge=0, description="records that the teacher answers itself, learnt beside those of the data")
+    written: int = Field(
+        0,
+        ge=0,
+        description="records that the teacher answers itself, learnt beside the others; 0: none of the data, all --questions",
+    )
 
 
-def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None) -> Result:
-    """A student fitted to the answers of `model` on the train split."""
+def apply(
+    settings: Settings,
+    log: Log,
+    model: Model,
+    data: Data,
+    student: Model | None = None,
+    questions: Data | None = None,
+) -> Result:
+    """A student fitted to the answers of `model` on the train split, and on what else it is to answer."""
     require_effect(settings, student)
     train = data.split("train")
     fresh = student is None and settings.depth == 1
     student = student or new_student(settings, model, train)
     student.check(data.records)
+    if questions:
+        student.check(questions.records, judged=False)
     student.require_players()
     require_same_meaning(model, student)
     objective = agreement(settings, model, student, train)
-    if settings.written:
-        train = joined(train, written(settings, model, train, log))
+    if settings.written or questions:
+        train = joined(train, written(settings, model, asked(model, train, questions), train, log))
     progress = fit(objective, train, validation_of(data), settings, log, fresh)
     return trained(student, progress)
 
 
-def written(settings: Settings, teacher: Model, records: Records, log: Log) -> Records:
-    """`settings.written` of the records, each once and evenly spaced, with the teacher's answers in place of their own.
-    BadSettings where a teacher that is asked questions has fewer of them."""
-    asks, count = bool(teacher.family.fields(teacher.assets)[0]), settings.written
-    if asks and count > len(records):
-        raise BadSettings(f"'written' {count}: the train split asks only {len(records)} questions", hint="--written 0")
-    some, found = records.some(count), list[Record]()
+def asked(teacher: Model, train: Records, questions: Data | None) -> Records:
+    """The records that the teacher is asked."""
+    if questions is None:
+        return train
+    if not teacher.family.fields(teacher.assets)[0]:
+        raise BadSettings("'questions' has no effect on a teacher that answers without being asked", hint="--written N")
+    return questions.records
+
+
+def written(settings: Settings, teacher: Model, questions: Records, like: Records, log: Log) -> Records:
+    """`settings.written` of the questions, or all, each once and evenly spaced, with the teacher's answers; the fields are
+    those of `like`. BadSettings where fewer questions are asked."""
+    count, asks = settings.written or len(questions), bool(teacher.family.fields(teacher.assets)[0])
+    if asks and count > len(questions):
+        raise BadSettings(f"'written' {count}: only {len(questions)} questions are asked", hint="--written fewer")
+    some, found = questions.some(count), list[Record]()
     for start in range(0, count, WRITTEN_AT_ONCE):
         keys = range(start, min(start + WRITTEN_AT_ONCE, count))
-        rows = teacher.asked([some[key % len(some)] for key in keys])
+        rows = teacher.asked(some[[key % len(some) for key in keys]].list())
         found += teacher.sample(rows, mix(settings.seed, 3), keys)
         log.progress(len(found), count, "records written by the teacher")
-    rows = [{name: record.get(name) for name in records.fields} for record in found]
-    return records_of(rows, records.fields, records.answer)
+    rows = [{name: record.get(name) for name in like.fields} for record in found]
+    return records_of(rows, like.fields, like.answer)
 
 
 def require_effect(settings: Settings, student: Model | None) -> None:
@@ -253,7 +275,7 @@ def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
 OPERATION = Operation(
     "distill",
     Settings,
-    {"model": "model", "data": "data", "student": "model?"},
+    {"model": "model", "data": "data", "student": "model?", "questions": "data to answer?"},
     "model",
     apply,
     (Promise("the student has the share of parameters that was asked for, or less", "at most", PROMISED, smaller),),
