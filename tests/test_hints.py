@@ -71,11 +71,23 @@ def test_relations_are_the_softened_products_of_joined_heads():
     torch.testing.assert_close(found.sum(3), torch.ones(2, 2, 5))
 
 
-def test_the_map_of_least_squares_finds_a_linear_map():
-    x, weight, bias = torch.randn(200, 4).double(), torch.randn(6, 4).double(), torch.randn(6).double()
-    found = fitted(x, x @ weight.T + bias)
-    torch.testing.assert_close(found.weight.double(), weight, atol=1e-3, rtol=1e-3)  # the ridge is 1e-4 of the variance
-    torch.testing.assert_close(found.bias.double(), bias, atol=1e-3, rtol=1e-3)
+def test_the_map_is_that_of_least_squares_with_a_faint_ridge():
+    x, y = torch.randn(200, 4).double() + 1, torch.randn(200, 6).double()
+    found = fitted(x, y)
+    ridge = (0.01 * 200 * x.square().mean()).sqrt() * torch.eye(4).double()  # a ridge is that many more rows
+    centered, wanted = (torch.cat([z - z.mean(0), more]) for z, more in ((x, ridge), (y, torch.zeros(4, 6).double())))
+    weight = torch.linalg.lstsq(centered, wanted).solution.T
+    torch.testing.assert_close(found.weight.double(), weight, atol=1e-6, rtol=1e-5)  # kept in fp32
+    torch.testing.assert_close(found.bias.double(), y.mean(0) - weight @ x.mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_features_that_hardly_move_do_not_decide_all():
+    """A student's constant that drifts costs little where the teacher's pooled features are all but constant, too."""
+    rows = 1 + 1e-6 * torch.randn(64, 4).double()
+    map_ = fitted(rows, 1 + 1e-6 * torch.randn(64, 4).double())
+    with torch.no_grad():
+        drifted = map_(rows.float() + 0.1) - map_(rows.float())
+    assert float(drifted.abs().max()) < 1e-3
 
 
 # ------------------------------------------------------------------------------------------------------------- the net
@@ -183,7 +195,7 @@ def test_maps_are_trained_and_stay_outside_of_the_student():
 
 def test_what_cannot_be_compared_is_refused():
     forest, data = started("forest")
-    with pytest.raises(Refusal, match="no blocks inside"):
+    with pytest.raises(Refusal, match="no blocks that show"):
         apply(Settings(family="tabular", hidden=1), Quiet(), forest, data)
     teacher, data = started("tabular")
     with pytest.raises(Refusal, match="the teacher attends nowhere"):

@@ -3,18 +3,20 @@
 Blocks: FitNets (Romero et al., arXiv:1412.6550), all along the net. Attention: the relations of MiniLMv2 (Wang et al.,
 arXiv:2012.15828), which ask for no equal number of heads. Differences:
 1. as many pairs of blocks as the shallower net has, evenly over the depth, the last with the last; the error is counted in
-   the teacher's own variance, so that 0 says alike and 1 that no more than the mean is known, in any net;
+   the teacher's own variance, so that 0 says alike and 1 that no more than the mean is known, in any net (FAINT excepted);
 2. a learned linear map leads from the student's features to the teacher's, unless both nets are of one class and a block as
    wide in one as in the other. It begins as the least squares fit on some records, and is thrown away at last;
 3. where both do not have the same places, as a transformer and a convolution, features are averaged over all places;
-4. padding is left out, found by what attention may not see: a record counts for the same in any batch;
+4. padding is left out where it is found, which is where attention may not see it: a record then counts for the same in
+   any batch;
 5. attention of the last layer with attention of the last, of queries, keys and values.
 Letters: B records, P or T places, D features, H heads, R heads of relations.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,13 @@ from torch.nn import functional
 
 from .data import Records
 from .errors import Refusal
+from .family import seeded
 from .model import Model
 from .observe import Seen, inside
 
 LOOKED_AT = 64  # records on which variances are measured, maps fitted and places compared
 BATCH = 16
-RIDGE = 1e-4  # of the mean variance, added to all: directions in which the student never moves decide nothing
+FAINT = 1e-2  # of the mean square: variances below it are taken for it, or features that hardly move would decide all
 NEVER = -1e9  # a score of relations that is to count for nothing
 
 
@@ -55,7 +58,13 @@ class Hints:
         """(B,): the weighted sum of both terms."""
         found = []
         if self.hidden:
-            terms = [block_gap(pair, map_, student, teacher) for pair, map_ in zip(self.pairs, self.maps)]
+            terms = [
+                block_gap(pair, map_, student, teacher)
+                for pair, map_ in zip(self.pairs, self.maps)
+                if pair.student in student.blocks and pair.teacher in teacher.blocks  # some nets skip layers by chance
+            ]
+            if not terms:
+                raise in_parts()
             found.append(self.hidden * torch.stack(terms).mean(0))
         if self.attention:
             found.append(self.attention * relation_gap(student, teacher))
@@ -91,6 +100,8 @@ def average(values: Tensor, real: Tensor | None) -> Tensor:
 def relation_gap(student: Seen, teacher: Seen) -> Tensor:
     """(B,): the divergence of the student's relations from the teacher's in nats, a mean over queries, keys and values, over
     heads of relations and over places."""
+    if not student.attention or not teacher.attention:
+        raise in_parts()
     given, wanted = student.attention[-1], teacher.attention[-1]
     length = wanted[0].shape[2]
     if given[0].shape[2] != length:
@@ -125,27 +136,26 @@ def unlike_places() -> Refusal:
     )
 
 
+def in_parts() -> Refusal:
+    return Refusal("the net takes batches apart: its inside never shows all records together", "--hidden 0 --attention 0")
+
+
 # -------------------------------------------------------------------------------------------------------- how they begin
 
 
 def hints_of(hidden: float, attention: float, teacher: Model, student: Model, records: Records) -> Hints:
     """Pairs and maps from a look at some records. Refusal where there is nothing to compare."""
-    shown = [both(teacher, student, records, start) for start in range(0, min(LOOKED_AT, len(records)), BATCH)]
+    some = records.some(LOOKED_AT)
+    parts = [some.list(slice(start, start + BATCH)) for start in range(0, len(some), BATCH)]
+    as_trained = replace(student, net=copy.deepcopy(student.net).train())  # a fresh batch norm has no statistics yet
+    with seeded(torch.Generator().manual_seed(0)):
+        shown = [(seen_in(as_trained, rows), seen_in(teacher, rows)) for rows in parts]
     if attention:
         require_attention(shown)
     found = [begun(names, shown, teacher, student) for names in paired(shown[0])] if hidden else []
     if hidden and not found:
-        raise Refusal(
-            "there are no blocks inside of teacher and student whose features could be compared", "--hidden 0"
-        )
+        raise Refusal("teacher or student has no blocks that show all records of a batch together", "--hidden 0")
     return Hints(tuple(pair for pair, _ in found), nn.ModuleList(map_ for _, map_ in found), hidden, attention)
-
-
-@torch.no_grad()
-def both(teacher: Model, student: Model, records: Records, start: int) -> tuple[Seen, Seen]:
-    """What some of the records show in student and teacher."""
-    rows = records.some(LOOKED_AT).list(slice(start, start + BATCH))
-    return seen_in(student, rows), seen_in(teacher, rows)
 
 
 def seen_in(model: Model, rows: Sequence[dict]) -> Seen:
@@ -180,7 +190,7 @@ def begun(
     given, wanted = (
         torch.cat([rows_of(name, pair[number], pooled) for pair in shown]) for number, name in enumerate(names)
     )
-    spread = float(wanted.var(0, unbiased=False).mean().clamp_min(1e-12))
+    spread = float(torch.maximum(wanted.var(0, unbiased=False).mean(), FAINT * wanted.square().mean()).clamp_min(1e-12))
     alike = type(student.net) is type(teacher.net) and given.shape == wanted.shape
     return Pair(*names, spread, pooled), nn.Identity() if alike else fitted(given, wanted)
 
@@ -201,10 +211,10 @@ def rows_of(name: str, seen: Seen, pooled: bool) -> Tensor:
 
 
 def fitted(given: Tensor, wanted: Tensor) -> nn.Linear:
-    """The linear layer of least squares from rows (N, D) to rows (N, D')."""
+    """The linear layer of least squares from rows (N, D) to rows (N, D'), FAINT of the mean square added to each variance."""
     x, y = given - given.mean(0), wanted - wanted.mean(0)
     gram = x.T @ x
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean().clamp_min(1e-12))
+    gram.diagonal().add_(FAINT * len(x) * given.square().mean().clamp_min(1e-12))
     weight = torch.linalg.solve(gram, x.T @ y).T
     layer = nn.utils.skip_init(nn.Linear, given.shape[1], wanted.shape[1])
     with torch.no_grad():
