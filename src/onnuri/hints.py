@@ -137,7 +137,9 @@ def unlike_places() -> Refusal:
 
 
 def in_parts() -> Refusal:
-    return Refusal("the net takes batches apart: its inside never shows all records together", "--hidden 0 --attention 0")
+    return Refusal(
+        "the net takes batches apart: its inside never shows all records together", "--hidden 0 --attention 0"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- how they begin

@@ -215,7 +215,9 @@ def disturbed(logits: Tensor, drawn: Sequence[torch.Generator | None]) -> Tensor
     """Logits (B, V) whose largest is a token drawn by its probability, where a row has a generator: noise after Gumbel is
     added (Maddison et al., arXiv:1411.0030)."""
     noise = [
-        torch.zeros(logits.shape[1]) if each is None else -torch.empty(logits.shape[1]).exponential_(generator=each).log()
+        torch.zeros(logits.shape[1])
+        if each is None
+        else -torch.empty(logits.shape[1]).exponential_(generator=each).log()
         for each in drawn
     ]
     return logits + torch.stack(noise).to(logits) if any(drawn) else logits
@@ -260,9 +262,7 @@ def decode_cached(
         group = [i for i, ids in enumerate(prompts) if len(ids) == length]
         ids = torch.tensor([prompts[i] for i in group], device=device_of(net))
         noise = [lambda _, scores, group=group: disturbed(scores.float(), [drawn[i] for i in group])]
-        rows = net.generate(
-            ids, attention_mask=torch.ones_like(ids), generation_config=greedy, logits_processor=noise
-        )
+        rows = net.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy, logits_processor=noise)
         made |= dict(zip(group, rows[:, length:].tolist()))
     return [made[i] for i in range(len(prompts))]
 

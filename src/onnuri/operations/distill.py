@@ -64,12 +64,7 @@ class Settings(FitSettings):
 
 
 def apply(
-    settings: Settings,
-    log: Log,
-    model: Model,
-    data: Data,
-    student: Model | None = None,
-    questions: Data | None = None,
+    settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None, questions: Data | None = None
 ) -> Result:
     """A student fitted to the answers of `model` on the train split, and on what else it is to answer."""
     require_effect(settings, student)
