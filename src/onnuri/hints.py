@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -199,10 +200,10 @@ def begun(
 
 def same_places(names: tuple[str, str], shown: tuple[Seen, Seen]) -> bool:
     lengths = [seen.blocks[name].shape[1] for name, seen in zip(names, shown)]
-    real = [seen.real.get(length) for seen, length in zip(shown, lengths)]
-    if lengths[0] != lengths[1] or (real[0] is None) != (real[1] is None):
-        return False
-    return real[0] is None or torch.equal(*real)
+    one, other = (seen.real.get(length) for seen, length in zip(shown, lengths))
+    if one is None or other is None:
+        return lengths[0] == lengths[1] and one is other
+    return torch.equal(one, other)
 
 
 def rows_of(name: str, seen: Seen, pooled: bool) -> Tensor:
@@ -218,7 +219,7 @@ def fitted(given: Tensor, wanted: Tensor) -> nn.Linear:
     gram = x.T @ x
     gram.diagonal().add_(FAINT * len(x) * given.square().mean().clamp_min(1e-12))
     weight = torch.linalg.solve(gram, x.T @ y).T
-    layer = nn.utils.skip_init(nn.Linear, given.shape[1], wanted.shape[1])
+    layer: Any = nn.utils.skip_init(nn.Linear, given.shape[1], wanted.shape[1])
     with torch.no_grad():
         layer.weight.copy_(weight)
         layer.bias.copy_(wanted.mean(0) - weight @ given.mean(0))

@@ -94,7 +94,7 @@ class Attending(TorchFunctionMode):
         found = function(*args, **(kwargs or {}))
         if function is functional.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value", "attn_mask"), args)) | (kwargs or {})
-            self.note(*(given[name] for name in ("query", "key", "value")), given.get("attn_mask"))
+            self.note(given["query"], given["key"], given["value"], given.get("attn_mask"))
         elif function in SOFTMAX and found.dim() == 4 and found.shape[::3] == (self.count, found.shape[2]):
             self.seen.real[found.shape[3]] = (found > 0).flatten(1, 2).any(1)
         return found
