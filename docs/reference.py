@@ -128,12 +128,16 @@ def call_text(operation: Operation) -> str:
         "" if "model" not in operation.takes else operation.takes["model"][-1:], " MODEL"
     )
     others = "".join(
-        f" [--{role} FOLDER]" if kind.endswith("?") else f" --{role} FOLDER"
+        f" [--{role} {place_of(kind)}]" if kind.endswith("?") else f" --{role} {place_of(kind)}"
         for role, kind in operation.takes.items()
         if role not in ("model", "data")
     )
     ends = {"model": " --out FOLDER", "records": " --out FILE", "report": ""}
     return f"onnuri {operation.name}{model}{others} --data DATA{ends[operation.gives]}"
+
+
+def place_of(kind: str) -> str:
+    return "DATA" if kind.startswith("data") else "FOLDER"
 
 
 def taken_text(taken: tuple[str, str]) -> str:

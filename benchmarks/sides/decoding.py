@@ -56,7 +56,7 @@ def onnuri(kept: Path, form: str) -> Callable[[], list[int]]:
     from onnuri.model import open_model
 
     net = open_model(kept / form).net
-    return lambda: net.continued([list(range(1, PROMPT + 1))], NEW, [])[0]
+    return lambda: net.continued([list(range(1, PROMPT + 1))], NEW, [], [None])[0]
 
 
 def raw(kept: Path, form: str) -> Callable[[], list[int]]:

@@ -66,7 +66,7 @@ def operation_command(name: str) -> click.Command:
             help="builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts",
         )
     )
-    params += [click.Option([f"--{role}"], help=f"folder of the {role}") for role in others]
+    params += [click.Option([f"--{role}"], help=told(role, operation.takes[role])) for role in others]
     params += [option(field, info) for field, info in operation.settings.model_fields.items()]
     params += [
         click.Option(["--answer"], help="the column that is the answer; with --window the columns, as NAME,NAME"),
@@ -84,6 +84,11 @@ def operation_command(name: str) -> click.Command:
         carry_out(operation, others, values)
 
     return Tolerant(name, params=params, callback=run, help=registry.summary("operations", name))
+
+
+def told(role: str, kind: str) -> str:
+    """The help for an input beside the model and the data."""
+    return "more data, without answers" if kind.startswith("data") else f"folder of the {role}"
 
 
 class Tolerant(click.Command):

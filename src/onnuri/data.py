@@ -85,6 +85,18 @@ def records_of(rows: list[Record], fields: dict[str, Kind], answer: str | None) 
     return Records(get, range(len(rows)), fields, answer)
 
 
+def joined(one: Records, other: Records) -> Records:
+    """The records of both, those of `one` first, with the fields of `one`."""
+
+    def get(places: Sequence[int], names: Collection[str]) -> list[Record]:
+        first = [one.rows[place] for place in places if place < len(one)]
+        rest = [other.rows[place - len(one)] for place in places if place >= len(one)]
+        found = iter(one.get(first, names) if first else []), iter(other.get(rest, names) if rest else [])
+        return [next(found[place >= len(one)]) for place in places]
+
+    return Records(get, range(len(one) + len(other)), one.fields, one.answer)
+
+
 @dataclass(frozen=True)
 class Data:
     """An opened source. `records`: with the columns that were chosen; `source`: with all of them; `official`: {split:

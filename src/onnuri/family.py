@@ -121,11 +121,18 @@ class Session(nn.Module):
         raise AssertionError("a runtime overrides this")
 
 
+Change = Callable[[Tensor], Tensor]
+"""Logits (V,) -> logits (V,)."""
+
+
 class Decoder(Session):
     """A session that continues sequences of tokens by itself, keeping what it computed of those before."""
 
-    def continued(self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int]) -> list[list[int]]:
-        """The likeliest tokens after each prompt: at most `most`, the last of them one of `stops` where that came."""
+    def continued(
+        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], changes: Sequence[Change | None]
+    ) -> list[list[int]]:
+        """The likeliest tokens after each prompt: at most `most`, the last of them one of `stops` where that came. `changes`:
+        what is done to the logits of a prompt before the largest is taken."""
         raise AssertionError("a runtime overrides this")
 
 

@@ -1,10 +1,14 @@
 """One watched forward pass: what flows through a net, found by looking and not by a list of architectures."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from .data import Records
 from .model import Model
@@ -30,6 +34,86 @@ def watching(net: nn.Module, watch: Watcher, kinds: tuple[type, ...]) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
+
+
+# ------------------------------------------------------------------------------------------------- inside of the net
+
+
+@dataclass
+class Seen:
+    """What a forward pass showed. `blocks`: {name: features (B, P, D) at its P places}, in order of execution; `attention`:
+    queries, keys and values (B, H, T, D) of each attention of a sequence to itself; `real`: {T: which places (B, T) any
+    query may see}, the others being padding."""
+
+    blocks: dict[str, Tensor] = field(default_factory=dict)
+    attention: list[tuple[Tensor, ...]] = field(default_factory=list)
+    real: dict[int, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def inside(blocks: Mapping[str, tuple[nn.Module, int]], count: int) -> Iterator[Seen]:
+    """Inside, what the blocks put out and what attention is given is noted; of what runs twice, the last. `count`: B; what
+    has another number of rows, as windows of pictures have, is left out."""
+    seen = Seen()
+
+    def hook(name: str, axis: int) -> Callable:
+        def note(_: nn.Module, __: Any, out: Any) -> None:
+            if len(first(out)) == count:
+                seen.blocks[name] = places(first(out), axis)
+
+        return note
+
+    handles = [module.register_forward_hook(hook(name, axis)) for name, (module, axis) in blocks.items()]
+    try:
+        with Attending(seen, count):
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first(out: Any) -> Tensor:
+    """The first tensor of what a module gives."""
+    return out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
+
+
+def places(out: Tensor, axis: int) -> Tensor:
+    """(B, P, D) of a tensor with its features on `axis`."""
+    return out.movedim(axis, -1).reshape(len(out), -1, out.shape[axis])
+
+
+class Attending(TorchFunctionMode):
+    """While it is on, every attention is noted, whatever architecture asks for it: by torch's own function, or by a
+    softmax over (B, H, T, T), of which only the padding is known."""
+
+    def __init__(self, seen: Seen, count: int):
+        super().__init__()
+        self.seen, self.count = seen, count
+
+    def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if function is functional.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value", "attn_mask"), args)) | (kwargs or {})
+            self.note(given["query"], given["key"], given["value"], given.get("attn_mask"))
+        elif function in SOFTMAX and found.dim() == 4 and found.shape[::3] == (self.count, found.shape[2]):
+            self.seen.real[found.shape[3]] = (found > 0).flatten(1, 2).any(1)
+        return found
+
+    def note(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        if query.dim() != 4 or len(query) != self.count or query.shape[2] != key.shape[2]:
+            return
+        self.seen.attention.append((query, key, value))
+        if mask is not None:
+            shown = mask if mask.dtype == torch.bool else mask > HIDDEN
+            shown = shown.expand(len(query), -1, -1, -1) if mask.dim() == 4 else shown.expand(len(query), 1, -1, -1)
+            self.seen.real[key.shape[2]] = shown.flatten(1, 2).any(1)
+
+
+SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
+HIDDEN = -1e4  # what masks add to a score is far below, where it is to count for nothing
+
+
+# -------------------------------------------------------------------------------------------------- units and statistics
 
 
 def dead_units(net: nn.Module, forward: Callable[[], object]) -> dict[str, float]:

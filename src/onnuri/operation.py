@@ -57,9 +57,9 @@ class Promise:
 
 @dataclass(frozen=True)
 class Operation:
-    """`takes`: {input: kind}, a kind being `model` or `data`, with `?` behind it where it may be left out; or `body`, a
-    folder that the settings `family`, `new_head` and `seed` say how to open. The first model is the one that the operation
-    is done to. `gives`: `model`, `records` or `report`."""
+    """`takes`: {input: kind}, a kind being `model` or `data`, with `?` behind it where it may be left out; or `data to
+    answer`, records that need no answers; or `body`, a folder that the settings `family`, `new_head` and `seed` say how to
+    open. The first model is the one that the operation is done to. `gives`: `model`, `records` or `report`."""
 
     name: str
     settings: type[Settings]

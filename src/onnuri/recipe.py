@@ -20,6 +20,7 @@ from .plain_yaml import load_yaml, plain
 
 BUILT_IN = Path(__file__).parent / "recipes"
 RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "window", "steps")
+MADE = ("builtin:", "toy:")  # how the names of data begin that lie in no file
 KEYS, REPORT_MARK, LOCK = ".keys", ".report", ".lock"  # no step can be called so
 
 
@@ -128,8 +129,8 @@ def there(path: Path) -> bool:
 
 
 def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step]) -> Step:
-    """One step; `model`, `student` and `other` name earlier steps or folders; whatever else names an earlier step is an
-    input as well, and the rest are settings."""
+    """One step; `model`, `student` and `other` name earlier steps or folders, `questions` data; whatever else names an earlier
+    step is an input as well, and the rest are settings."""
     given = next(iter(body.values())) or {} if isinstance(body, dict) and len(body) == 1 else None
     if not isinstance(given, dict) or not is_name(name):
         raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
@@ -139,16 +140,16 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
     settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
     steps = [key for key, value in settings.items() if isinstance(value, str) and value in before]
-    roles = dict.fromkeys(["model", "student", "other", *steps])  # those of ours may name folders, too
+    roles = dict.fromkeys(["model", "student", "other", "questions", *steps])  # those of ours may name folders, too
     inputs = {role: str(settings.pop(role)) for role in roles if settings.get(role)}
     if not before and "model" not in inputs:
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
     faults = [
         f"its {role} '{value}' is no step before it and no folder; {propose(value, before)}"
         for role, value in inputs.items()
-        if value not in before and not there(Path(value))
+        if value not in before and not there(Path(value)) and not value.startswith(MADE)
     ]
-    if not there(Path(data)) and not data.startswith(("builtin:", "toy:")):
+    if not there(Path(data)) and not data.startswith(MADE):
         faults.append(f"its data '{data}' do not exist")
     if faults:
         raise BadInput(*faults)

@@ -81,16 +81,30 @@ def opened(operation: Operation, settings: Settings, inputs: dict[str, str], opt
     found: dict[str, Any] = {}
     for name, kind in operation.takes.items():
         if name in inputs and kind.startswith("data"):
-            found[name] = open_data(inputs[name], **options)
+            found[name] = open_data(inputs[name], **(unanswered(options) if is_asked(kind) else options))
     for name, kind in operation.takes.items():
         if name in inputs and kind.startswith("body"):
             found[name] = body(Path(inputs[name]), settings, found["data"])
         elif name in inputs and kind.startswith("model"):
             found[name] = open_model(inputs[name])
     for model in [value for value in found.values() if isinstance(value, Model)]:
-        for data in [value for value in found.values() if isinstance(value, Data)]:
-            model.check(data.records, judged=operation.gives != "records")
+        for role, data in [(role, value) for role, value in found.items() if isinstance(value, Data)]:
+            asked = operation.gives == "records" or is_asked(operation.takes[role])
+            model.check(data.records, judged=not asked)
     return found
+
+
+def is_asked(kind: str) -> bool:
+    """Whether an input is records that need no answers."""
+    return kind.startswith("data to answer")
+
+
+def unanswered(options: dict[str, Any]) -> dict[str, Any]:
+    """How to read records whose answers may not be there: nothing is said of those."""
+    if options.get("window"):
+        return options
+    fields = {name: kind for name, kind in (options.get("fields") or {}).items() if name != options.get("answer")}
+    return options | {"answer": None, "fields": fields or None}
 
 
 def body(folder: Path, settings: Any, data: Data):

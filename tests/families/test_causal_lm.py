@@ -26,7 +26,7 @@ from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families import next_token, vocabulary, widths
 from onnuri.families.causal_lm import FAMILY, columns_of
-from onnuri.families.next_token import Assets, collate, decode_cached, decode_plainly
+from onnuri.families.next_token import Assets, collate, decode_cached, decode_plainly, disturbed
 from onnuri.family import Generators, Session
 
 LM = FAMILY
@@ -304,10 +304,30 @@ def test_a_continuation_is_the_same_with_and_without_cache(name, folders):
     net, assets = LM.read(folders[name], False)
     prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
     with torch.no_grad():
-        fast = decode_cached(net, assets, prompts, 6)
-        plain = decode_plainly(net, assets, prompts, 6)
+        fast, plain = (
+            decode(net, assets, prompts, 6, [None, *(generator(i) for i in range(1, len(prompts)))])
+            for decode in (decode_cached, decode_plainly)
+        )
     cut = [ids[: ids.index(0) + 1] if 0 in ids else ids for ids in fast]
     assert cut == plain
+
+
+def test_a_token_is_drawn_by_its_probability():
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    found = disturbed(logits.repeat(4000, 1), [generator(i) for i in range(4000)]).argmax(1).bincount() / 4000
+    torch.testing.assert_close(found, logits.softmax(0), rtol=0, atol=4 * math.sqrt(0.25 / 4000))  # four deviations
+    assert torch.equal(disturbed(logits[None], [None]), logits[None])
+
+
+def test_from_nothing_each_record_draws_its_own_text(started):
+    net, assets = started
+    with torch.no_grad():
+        one, other, again = (
+            [row["text"] for row in LM.sample(net, assets, [{}] * 4, Generators(seed, range(4)))] for seed in (0, 1, 0)
+        )
+        asked = LM.sample(net, assets, [{"prompt": "the"}] * 2, Generators(0, range(2)))
+    assert one == again and one != other and len(set(one)) == 4
+    assert asked[0]["text"] == asked[1]["text"]  # after a prompt the likeliest
 
 
 def test_records_without_text_are_continued_on_any_runtime(started):

@@ -326,7 +326,7 @@ def test_adopt_our_own(own, toy, tmp_path):
 
 def test_bad_settings_and_data(toy):
     for config in (
-        {"width": 12},
+        {"width": 1},
         {"depth": 0},
         {"channels": 2},
         {"image_size": "big"},

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..data import Record, Sound
 from ..errors import Refusal
 from ..family import Batch, Family, Outputs, Session
 from ..model import Model, count_parameters, tensor_digest
+from ..observe import first
 from .computing import KEYS, four
 from .storing import refuses, tensors
 from .subject import ANSWER, TOLERANCE, Subject, chance, gap, require, unlike
@@ -204,10 +204,6 @@ def places_inside(subject: Subject) -> str:
         sizes = {shape[axis] for shape in seen[name]}
         require(len(sizes) == 1, f"block {name}: axis {axis} holds no features, its size varies: {sorted(sizes)}")
     return f"{len(seen)} blocks, all of which run"
-
-
-def first(out: Any) -> Tensor:
-    return out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
 
 
 def fewer_blocks(subject: Subject) -> str:

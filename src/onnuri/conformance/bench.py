@@ -79,7 +79,7 @@ class Bench:
         """All that an operation needs: the data, `model` or the first one, and the second one for each further role."""
         found: dict[str, str] = {}
         for role, kind in record.takes.items():
-            if kind.startswith("data"):
+            if kind in ("data", "data?"):
                 found[role] = self.data
             elif role == next(name for name, kind in record.takes.items() if not kind.startswith("data")):
                 found[role] = str(model or self.model)

@@ -13,7 +13,7 @@ from .bench import SMALL
 from .subject import require
 from .trial import Trial
 
-TAKEN = ("model", "model?", "body", "body?", "data", "data?")
+TAKEN = ("model", "model?", "body", "body?", "data", "data?", "data to answer?")
 FLAT = (int, float, str, bool, dict)
 MOST = 1 / 3  # of a role's weights: so few that are left alone were forgotten; more, and it is a choice
 

@@ -23,7 +23,7 @@ from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Family, Outputs, on_any_runtime, seeded
-from ..nets.convnet import UNIT, ConvNet, Design, design_of, moved, stage_widths, whiten
+from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures
 from .pictures import Pixels
 
@@ -205,9 +205,9 @@ def new_head(old: ConvNet, num_labels: int, generator: torch.Generator) -> ConvN
 
 
 def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """See Family.like. The widths of a ConvNet stay multiples of UNIT."""
+    """See Family.like."""
     if isinstance(net, ConvNet):
-        width = max(UNIT, round(net.design.width * scale / UNIT) * UNIT)
+        width = max(NARROWEST, round(net.design.width * scale))
         return build(replace(net.design, width=width), generator), assets
     from transformers import AutoModelForImageClassification
 

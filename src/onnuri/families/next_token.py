@@ -3,6 +3,8 @@
 1. A sequence is what the tokenizer makes of the text, as the model knows it, and the end-of-text token.
 2. The net reads the answer itself (teacher forcing): a record with its text is judged, one without continued.
 3. The balance term of a mixture of experts is left out of `loss`: it is no sum over examples.
+4. After a prompt the likeliest text is written; from nothing a text is drawn, each by its record's generator, since the
+   likeliest one would be the same for all.
 
 Letters: B records, T tokens, V tokens in the vocabulary.
 """
@@ -161,11 +163,12 @@ def sample(
     net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
 ) -> list[Record]:
     """A record with its text keeps it and is judged: {"nll": nats, "tokens", "bytes", "correct": greedy
-    hits}. One without is continued from its prompt, or from nothing: {"new_tokens", "finished"}."""
+    hits}. One without is continued from its prompt, or drawn from nothing: {"new_tokens", "finished"}."""
     told = [i for i, record in enumerate(records) if record.get(assets.answer)]
     asked = [i for i, record in enumerate(records) if not record.get(assets.answer)]
     found = dict(zip(told, judged(net, assets, [records[i] for i in told])))
-    found |= dict(zip(asked, continued(net, assets, [records[i] for i in asked])))
+    drawn = {i: generators[i] for i in asked if not records[i].get(assets.prompt or PROMPT)}
+    found |= dict(zip(asked, continued(net, assets, [records[i] for i in asked], [drawn.get(i) for i in asked])))
     return [
         {**record, assets.answer: found[i][0], f"{assets.answer}_scores": found[i][1]}
         for i, record in enumerate(records)
@@ -192,11 +195,14 @@ def decoded(ids: list[int], assets: Assets) -> str:
     return assets.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def continued(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[str, dict]]:
-    """(text, scores) of each: the likeliest tokens, at most max_new_tokens, up to one of `stops`."""
+def continued(
+    net: nn.Module, assets: Assets, records: list[Record], drawn: list[torch.Generator | None]
+) -> list[tuple[str, dict]]:
+    """(text, scores) of each: the likeliest tokens, or tokens drawn by its generator, at most max_new_tokens, up to one of
+    `stops`."""
     most = min(assets.max_new_tokens, assets.max_length - 1)
     prompts = [shortened(prompt_ids(record, assets), assets.max_length - most) for record in records]
-    made = decoded_by(net, assets, prompts, most)
+    made = decoded_by(net, assets, prompts, most, drawn)
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
         (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
@@ -204,14 +210,31 @@ def continued(net: nn.Module, assets: Assets, records: list[Record]) -> list[tup
     ]
 
 
-def decoded_by(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
+def decoded_by(
+    net: nn.Module, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
+) -> list[list[int]]:
     """New tokens of each prompt, by whatever the net has for that."""
     if isinstance(net, Decoder):
-        return net.continued(prompts, most, assets.stops)
-    return (decode_plainly if isinstance(net, Session) else decode_cached)(net, assets, prompts, most)
+        changes = [each and (lambda logits, each=each: disturbed(logits[None], [each])[0]) for each in drawn]
+        return net.continued(prompts, most, assets.stops, changes)
+    return (decode_plainly if isinstance(net, Session) else decode_cached)(net, assets, prompts, most, drawn)
 
 
-def decode_plainly(net: nn.Module, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
+def disturbed(logits: Tensor, drawn: Sequence[torch.Generator | None]) -> Tensor:
+    """Logits (B, V) whose largest is a token drawn by its probability, where a row has a generator: noise after Gumbel is
+    added (Maddison et al., arXiv:1411.0030)."""
+    noise = [
+        torch.zeros(logits.shape[1])
+        if each is None
+        else -torch.empty(logits.shape[1]).exponential_(generator=each).log()
+        for each in drawn
+    ]
+    return logits + torch.stack(noise).to(logits) if any(drawn) else logits
+
+
+def decode_plainly(
+    net: nn.Module, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
+) -> list[list[int]]:
     """New tokens of each prompt through `outputs` alone, so on any runtime."""
     made: list[list[int]] = [[] for _ in prompts]
     for _ in range(most):
@@ -221,12 +244,15 @@ def decode_plainly(net: nn.Module, assets: Assets, prompts: list[list[int]], mos
         batch = padded([prompts[i] + made[i] for i in live], assets.pad)
         ends = batch["attention_mask"].sum(1) - 1
         values, _ = outputs(net, batch | {"predicted": batch["position_ids"] == ends[:, None]})
-        for i, token in zip(live, values[torch.arange(len(live)), ends].argmax(-1).tolist()):
+        scores = disturbed(values[torch.arange(len(live)), ends].float(), [drawn[i] for i in live])
+        for i, token in zip(live, scores.argmax(-1).tolist()):
             made[i].append(token)
     return made
 
 
-def decode_cached(net: Any, assets: Assets, prompts: list[list[int]], most: int) -> list[list[int]]:
+def decode_cached(
+    net: Any, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
+) -> list[list[int]]:
     """The same by `generate` with its cache. Prompts of one length go together, so nothing is padded; what
     the folder's generation_config.json prefers is overruled."""
     from transformers import GenerationConfig
@@ -244,7 +270,8 @@ def decode_cached(net: Any, assets: Assets, prompts: list[list[int]], most: int)
     for length in sorted({len(ids) for ids in prompts}):
         group = [i for i, ids in enumerate(prompts) if len(ids) == length]
         ids = torch.tensor([prompts[i] for i in group], device=device_of(net))
-        rows = net.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+        noise = [lambda _, scores, group=group: disturbed(scores.float(), [drawn[i] for i in group])]
+        rows = net.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy, logits_processor=noise)
         made |= dict(zip(group, rows[:, length:].tolist()))
     return [made[i] for i in range(len(prompts))]
 

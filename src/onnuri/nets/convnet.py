@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-UNIT = 8  # widths are multiples of it: so many numbers fill a register
+NARROWEST = 2  # the stem begins with pairs of filters
 MIN_STAGES, MAX_STAGES = 2, 4
 STEM = 3  # pixels a side of the stem's filters
 FAINT = 1e-2  # variance added to that of the patches: what is fainter is noise, and is not made louder
-LIMITS = {"height": (1, 1024), "width": (UNIT, 1024), "depth": (1, 64), "num_labels": (2, 100_000)}
+LIMITS = {"height": (1, 1024), "width": (NARROWEST, 1024), "depth": (1, 64), "num_labels": (2, 100_000)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def design_of(config: dict[str, Any]) -> Design:
 
 
 def faults_of(values: dict[str, Any]) -> list[str]:
-    """What is wrong with the sizes: wrong type, out of range, a width that is no multiple of UNIT."""
+    """What is wrong with the sizes: wrong type, out of range."""
     numbers = {name: values[name] for name in ("width", "depth", "num_labels")}
     faults = [
         f"{name} must be a whole number from {low} to {high}, found {number!r}"
@@ -66,8 +66,6 @@ def faults_of(values: dict[str, Any]) -> list[str]:
         for low, high in [LIMITS[name]]
         if type(number) is not int or not low <= number <= high
     ]
-    if not faults and values["width"] % UNIT:
-        faults.append(f"width must be a multiple of {UNIT}, found {values['width']}")
     low, high = LIMITS["height"]
     sides = values["image_size"]
     if len(sides) != 2 or any(type(side) is not int or not low <= side <= high for side in sides):

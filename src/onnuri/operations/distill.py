@@ -4,29 +4,37 @@ The student's loss is `weight` parts agreement with the teacher's outputs and th
 Agreement is the divergence of softened distributions for logits (times temperature squared, as in the paper) and the
 squared error, in units of the teacher's variance, for values. Differences to the paper: it is summed over places and
 records, so that it is exact under any cut of the batch; a student may be of any family whose outputs mean the same; it
-may begin as the teacher with fewer blocks (DistilBERT: Sanh et al., arXiv:1910.01108).
+may begin as the teacher with fewer blocks (DistilBERT: Sanh et al., arXiv:1910.01108). What the student's inside is taught
+stands in `hints.py`. It may also learn from records that the teacher writes (Kim & Rush, arXiv:1606.07947, there for
+translations): the teacher's own answers to questions of the train records, and where it is asked nothing, whatever it draws.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attach import plain_copy
 from ..blocks import spaced, with_blocks
-from ..data import Data, Records
+from ..data import Data, Record, Records, joined, records_of
 from ..errors import BadSettings, Refusal
-from ..family import mix
+from ..family import Batch, mix
 from ..fit import FitSettings, Objective, fit
+from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
+from ..observe import Seen, inside
 from ..operation import Log, Operation, Promise, Result
 from ..registry import family as find_family
 from .train import trained, validation_of
 
 PREFIX = "teacher "
 SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
+WRITTEN_AT_ONCE = 64  # records that the teacher answers at a time
+PROMISED = 1.1  # times the size that was asked for, at most
+ROUNDING = 1.02  # times the size that was asked for: half the width has a little more than a quarter of the parameters
 SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
 
 
@@ -42,19 +50,62 @@ class Settings(FitSettings):
     config: dict = Field({}, description="the design of a student of another kind, as NAME=VALUE,...")
     temperature: float = Field(2.0, gt=0, description="how much both distributions are softened")
     weight: float = Field(0.7, ge=0, le=1, description="the teacher's part of the loss; the rest is the true answers'")
+    hidden: float = Field(
+        0.0, ge=0, description="weight of the gap between what the student's and the teacher's blocks put out"
+    )
+    attention: float = Field(
+        0.0, ge=0, description="weight of the gap between how the student's and the teacher's attention relates places"
+    )
+    written: int = Field(
+        0,
+        ge=0,
+        description="records that the teacher answers itself, learnt beside the others; 0: none of the data, all --questions",
+    )
 
 
-def apply(settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None) -> Result:
-    """A student fitted to the answers of `model` on the train split."""
+def apply(
+    settings: Settings, log: Log, model: Model, data: Data, student: Model | None = None, questions: Data | None = None
+) -> Result:
+    """A student fitted to the answers of `model` on the train split, and on what else it is to answer."""
     require_effect(settings, student)
     train = data.split("train")
     fresh = student is None and settings.depth == 1
     student = student or new_student(settings, model, train)
     student.check(data.records)
+    if questions:
+        student.check(questions.records, judged=False)
     student.require_players()
     require_same_meaning(model, student)
-    progress = fit(agreement(settings, model, student, train), train, validation_of(data), settings, log, fresh)
+    objective = agreement(settings, model, student, train)
+    if settings.written or questions:
+        train = joined(train, written(settings, model, asked(model, train, questions), train, log))
+    progress = fit(objective, train, validation_of(data), settings, log, fresh)
     return trained(student, progress)
+
+
+def asked(teacher: Model, train: Records, questions: Data | None) -> Records:
+    """The records that the teacher is asked."""
+    if questions is None:
+        return train
+    if not teacher.family.fields(teacher.assets)[0]:
+        raise BadSettings("'questions' has no effect on a teacher that answers without being asked", hint="--written N")
+    return questions.records
+
+
+def written(settings: Settings, teacher: Model, questions: Records, like: Records, log: Log) -> Records:
+    """`settings.written` of the questions, or all, each once and evenly spaced, with the teacher's answers; the fields are
+    those of `like`. BadSettings where fewer questions are asked."""
+    count, asks = settings.written or len(questions), bool(teacher.family.fields(teacher.assets)[0])
+    if asks and count > len(questions):
+        raise BadSettings(f"'written' {count}: only {len(questions)} questions are asked", hint="--written fewer")
+    some, found = questions.some(count), list[Record]()
+    for start in range(0, count, WRITTEN_AT_ONCE):
+        keys = range(start, min(start + WRITTEN_AT_ONCE, count))
+        rows = teacher.asked(some[[key % len(some) for key in keys]].list())
+        found += teacher.sample(rows, mix(settings.seed, 3), keys)
+        log.progress(len(found), count, "records written by the teacher")
+    rows = [{name: record.get(name) for name in like.fields} for record in found]
+    return records_of(rows, like.fields, like.answer)
 
 
 def require_effect(settings: Settings, student: Model | None) -> None:
@@ -103,9 +154,9 @@ def shallower(teacher: Model, share: float) -> Model:
 
 
 def sized(teacher: Model, size: float, seed: int) -> Model:
-    """The widest fresh net of the teacher's design with at most `size` times its parameters (widths are whole numbers,
-    so it can be somewhat smaller, and never less than the narrowest)."""
-    wanted = size * count_parameters(teacher.net)
+    """The widest fresh net of the teacher's design with at most `size` times its parameters, or 2 % more (widths are whole
+    numbers, so it can be somewhat smaller, and never less than the narrowest)."""
+    wanted = size * ROUNDING * count_parameters(teacher.net)
     plain = plain_copy(teacher.net)  # codes have no shapes of parameters
 
     def at(scale: float) -> Model:
@@ -114,7 +165,7 @@ def sized(teacher: Model, size: float, seed: int) -> Model:
 
     low, high = 0.0, 1.0
     best = at(low + 1e-6)
-    if count_parameters(best.net) > 1.1 * wanted:
+    if count_parameters(best.net) > PROMISED * size * count_parameters(teacher.net):
         least = count_parameters(best.net) / count_parameters(teacher.net)
         raise Refusal(
             f"the narrowest student of this design has {least:.2g} of the teacher's parameters, not {size:g}",
@@ -143,6 +194,7 @@ def require_same_meaning(teacher: Model, student: Model) -> None:
 def agreement(settings: Settings, teacher: Model, student: Model, records: Records) -> Objective:
     """Both models see the same records with the same noise; the teacher's part of a batch is prefixed."""
     apart = divergence_of(settings, teacher, records)
+    hints = hints_wanted(settings, teacher, student, records)
 
     def collate(records, generators):
         mine = student.family.collate(records, student.assets, generators)
@@ -152,25 +204,43 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
     def loss(batch, player):
         mine = {name: value for name, value in batch.items() if not name.startswith(PREFIX)}
         theirs = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
-        with torch.no_grad():
+        with torch.no_grad(), watched(teacher, theirs, hints) as shown:
             wanted, places = teacher.family.outputs(teacher.net, theirs)
-        given, mask = student.family.outputs(student.net, mine)
+        with watched(student, mine, hints) as seen:
+            given, mask = student.family.outputs(student.net, mine)
         if not torch.equal(places, mask):
             raise Refusal(
                 "teacher and student answer at different places of these records",
                 "a student that cuts its records as the teacher does (max_length)",
             )
-        soft, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
-        if settings.weight == 1:
-            return soft, count
-        hard, hard_count = student.family.loss(student.net, mine, judge)
-        # both means per counted thing, brought to one count so that the sum stays exact under any cut
-        return settings.weight * soft + (1 - settings.weight) * hard * count / hard_count.clamp_min(1e-12), count
+        total, count = (apart(given.float(), wanted.float()) * mask).sum(1), mask.sum(1).float()
+        if settings.weight < 1:
+            hard, hard_count = student.family.loss(student.net, mine, judge)
+            # both means per counted thing, brought to one count so that the sum stays exact under any cut
+            hard = hard * count / hard_count.clamp_min(1e-12)
+            total = settings.weight * total + (1 - settings.weight) * hard
+        return (total if hints is None else total + hints(seen, shown) * count), count
 
     judge = next(iter(student.players))
-    return Objective(
-        student.net, {"all": student.net}, collate, loss, student.pruned, (teacher.net,), tuple(student.blocks)
-    )
+    net, prefix = (student.net, "") if hints is None else (beside(student, hints), "student.")
+    pruned, blocks = (tuple(f"{prefix}{name}" for name in names) for names in (student.pruned, student.blocks))
+    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks)
+
+
+def hints_wanted(settings: Settings, teacher: Model, student: Model, records: Records) -> Hints | None:
+    if not settings.hidden and not settings.attention:
+        return None
+    return hints_of(settings.hidden, settings.attention, teacher, student, records)
+
+
+def beside(student: Model, hints: Hints) -> nn.Module:
+    """The student's net and the maps of its hints as one: trained, moved and kept for resuming together."""
+    return nn.ModuleDict({"student": student.net, "maps": hints.maps})
+
+
+def watched(model: Model, batch: Batch, hints: Hints | None) -> AbstractContextManager[Seen]:
+    """Inside, what the hints compare is noted; without hints nothing is watched."""
+    return nullcontext(Seen()) if hints is None else inside(model.blocks, len(next(iter(batch.values()))))
 
 
 def divergence_of(settings: Settings, teacher: Model, records: Records) -> Callable[[Tensor, Tensor], Tensor]:
@@ -200,8 +270,8 @@ def smaller(settings: Settings, inputs: dict, result: Result) -> float | None:
 OPERATION = Operation(
     "distill",
     Settings,
-    {"model": "model", "data": "data", "student": "model?"},
+    {"model": "model", "data": "data", "student": "model?", "questions": "data to answer?"},
     "model",
     apply,
-    (Promise("the student has the share of parameters that was asked for, or less", "at most", 1.1, smaller),),
+    (Promise("the student has the share of parameters that was asked for, or less", "at most", PROMISED, smaller),),
 )

@@ -14,7 +14,7 @@ import torch
 
 from ..data import Records
 from ..errors import BadInput, needs_extra
-from ..family import Batch, Decoder, Outputs
+from ..family import Batch, Change, Decoder, Outputs
 from ..model import Model
 from ..operation import Log
 from ..runtime import Choice, Runtime
@@ -90,21 +90,23 @@ class GgufSession(Decoder):
             values[row, there] = torch.from_numpy(logits)
         return values, batch["predicted"]
 
-    def continued(self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int]) -> list[list[int]]:
-        return [self.greedy(list(prompt), most, set(stops)) for prompt in prompts]
+    def continued(
+        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], changes: Sequence[Change | None]
+    ) -> list[list[int]]:
+        return [self.one(list(prompt), most, set(stops), change) for prompt, change in zip(prompts, changes)]
 
-    def greedy(self, prompt: list[int], most: int, stops: set[int]) -> list[int]:
+    def one(self, prompt: list[int], most: int, stops: set[int], change: Change | None) -> list[int]:
         """The likeliest tokens after a prompt, up to one of `stops`."""
         lib, made = self.lib, list[int]()
         self.read(prompt, everywhere=False, room=len(prompt) + most)
-        one = lib.llama_batch_get_one((lib.llama_token * 1)(), 1)
+        token = (lib.llama_token * 1)()
         while len(made) < most:
             logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self.context, -1), (self.num_tokens,))
-            made.append(int(logits.argmax()))
+            made.append(int(logits.argmax() if change is None else change(torch.from_numpy(logits.copy())).argmax()))
             if made[-1] in stops or len(made) == most:
                 break
-            one.token[0] = made[-1]
-            self.decode(one)
+            token[0] = made[-1]
+            self.decode(lib.llama_batch_get_one(token, 1))
         return made
 
     def read(self, tokens: list[int], everywhere: bool, room: int = 0) -> None:
