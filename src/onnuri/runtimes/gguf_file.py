@@ -166,9 +166,7 @@ def write_config(writer: Any, config: Any) -> None:
 def parts(net: nn.Module) -> Iterator[Part]:
     """Every tensor under the name that transformers gives it on the disk, fused experts apart, tied ones once."""
     packed = {name: base for name, (_, base) in packed_weights(net).items()}
-    found = weights(net)
-    matrices = {id(weight.value) for weight in found}
-    for weight in found:
+    for weight in weights(net):
         part = part_of(weight, packed.get(weight.name))
         if weight.name.endswith("gate_up_proj"):
             half = weight.matrix.shape[1] // 2
@@ -177,7 +175,7 @@ def parts(net: nn.Module) -> Iterator[Part]:
         else:
             yield part
     for name, value in net.named_parameters():
-        if value.dim() == 1 and id(value) not in matrices:
+        if value.dim() == 1:
             yield Part(name, value.detach().float())
 
 
