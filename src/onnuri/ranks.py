@@ -3,8 +3,8 @@
 The rank-r matrix nearest to W (Eckart & Young 1936) is W seen along its r leading left singular vectors, U U^T W. Where the
 `moments` of its inputs are known, the mean M of x x^T, those of W M^(1/2) stand in their place: then what W gives on the inputs
 changes least, which is what SVD-LLM (Wang et al., arXiv:2403.07378) whitens for. Two differences: 1. M^(1/2) is only read, never
-inverted, so that inputs which were not seen need no damping; 2. ranks are not one share for all matrices. A rank is worth the
-share of its matrix's output energy that it keeps, per number stored, and one threshold on that worth serves the whole net.
+inverted, so that inputs which were not seen need no damping; 2. ranks are not one share for all matrices: a rank is worth what
+it keeps per number stored, and one threshold on that worth serves the whole net.
 """
 
 from dataclasses import dataclass
@@ -19,23 +19,34 @@ SMALLEST = 1e-30  # of its values
 
 @dataclass(frozen=True)
 class Spectrum:
-    """`directions` (units, rows, K): orthonormal, those that matter most first. `left_over` (units, K + 1): the share of the
-    energy of what is given that rank 0, 1, ... K leaves out."""
+    """`directions` (units, rows, K): orthonormal, those that matter most first. `left_over` (units, K + 1): the energy of what
+    is given that rank 0, 1, ... K leaves out."""
 
     directions: Tensor
     left_over: Tensor
 
+    @property
+    def shares(self) -> Tensor:
+        """`left_over` of all that there is."""
+        return self.left_over / self.left_over[:, :1].clamp_min(torch.finfo(torch.float64).tiny)
+
 
 def spectrum(matrix: Tensor, moments: Tensor | None = None) -> Spectrum:
-    """Of (units, rows, columns). `moments` (columns, columns): of its inputs; None: all inputs are alike."""
-    seen = matrix.float()
-    if moments is not None:
-        values, vectors = torch.linalg.eigh(moments.double())
-        seen = seen @ (vectors * values.clamp_min(0).sqrt()).float()
-    directions, singular, _ = torch.linalg.svd(seen, full_matrices=False)
+    """Of (units, rows, columns). `moments`: of its inputs, (columns, columns), or (columns,) where they are apart; None: all
+    inputs are alike."""
+    directions, singular, _ = torch.linalg.svd(weighted(matrix, moments), full_matrices=False)
     energy = singular.double().square()
-    tails = torch.cat([energy.flip(1).cumsum(1).flip(1), energy.new_zeros(len(energy), 1)], 1)
-    return Spectrum(directions, tails / tails[:, :1].clamp_min(torch.finfo(torch.float64).tiny))
+    return Spectrum(directions, torch.cat([energy.flip(1).cumsum(1).flip(1), energy.new_zeros(len(energy), 1)], 1))
+
+
+def weighted(matrix: Tensor, moments: Tensor | None) -> Tensor:
+    """The matrix times a root of the moments: as long as what it gives."""
+    if moments is None:
+        return matrix.float()
+    if moments.dim() == 1:
+        return matrix.float() * moments.sqrt()
+    values, vectors = torch.linalg.eigh(moments.double())
+    return matrix.float() @ (vectors * values.clamp_min(0).sqrt()).float()
 
 
 def factors(matrix: Tensor, directions: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -55,23 +66,24 @@ def most(matrix: Tensor) -> int:
 
 def rank_within(found: Spectrum, error: float) -> int:
     """The least rank, from 1 on, that changes what each unit gives by at most `error`, relative to it."""
-    within = (found.left_over <= error * error).all(0)
+    within = (found.shares <= error * error).all(0)
     return max(1, int(within.float().argmax()))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What a matrix costs in numbers, and the share of its energy that is lost, at rank 1, 2, ... and last as a whole."""
+    """What a matrix costs in numbers, and what is lost, at rank 1, 2, ... and last as a whole."""
 
     costs: np.ndarray
     losses: np.ndarray
 
     @staticmethod
-    def of(found: Spectrum, matrix: Tensor) -> "Curve":
+    def of(losses: Tensor, matrix: Tensor) -> "Curve":
+        """`losses` (units, K + 1) of rank 0, 1, ..."""
         units, rows, columns = matrix.shape
         last = most(matrix)
         costs = np.append(np.arange(1, last + 1) * units * (rows + columns), matrix.numel())
-        return Curve(costs, np.append(found.left_over.mean(0)[1 : last + 1].numpy(), 0.0))
+        return Curve(costs, np.append(losses.sum(0)[1 : last + 1].numpy(), 0.0))
 
     def best(self, price: float) -> int:
         """The place where the loss and the price of the numbers together are least."""
@@ -89,7 +101,7 @@ def choose(curves: list[Curve], budget: float) -> list[int]:
     def spent(places: list[int]) -> int:
         return sum(int(curve.costs[place]) for curve, place in zip(curves, places))
 
-    cheap, dear = SMALLEST, 1.0  # at 1 a number costs more than all that can be lost
+    cheap, dear = SMALLEST, 1.0 + sum(float(curve.losses.max()) for curve in curves)  # a number costs more than can be lost
     for _ in range(HALVINGS):
         price = (cheap * dear) ** 0.5
         fits = spent([curve.best(price) for curve in curves]) <= budget
