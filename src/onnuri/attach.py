@@ -302,7 +302,7 @@ def require_plain(net: nn.Module, doing: str) -> None:
     if is_factored(net):
         raise Refusal(
             "the matrices of this model are stored as two factors each",
-            f"{doing} first and factorize then; or onnuri bake, which makes them whole, then {doing} the result",
+            f"onnuri bake, which makes them whole, then {doing} the result",
         )
 
 

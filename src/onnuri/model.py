@@ -37,6 +37,9 @@ WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", *PICKLES)
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
 
+OWN_FILE = f"{OWN}/packed.safetensors"
+"""Where the weights lie that are packed or factored."""
+
 
 @dataclass
 class Model:
@@ -141,7 +144,7 @@ def open_model(folder: Path | str) -> Model:
     if is_adapter(folder):
         return adapted(folder)
     family = claimed_by(folder)
-    packed = folder / OWN / "packed.safetensors"
+    packed = folder / OWN_FILE
     session = open_session(folder)
     with bounded(folder):
         net, assets = guarded(family.read, folder, packed.exists() or session is not None)
@@ -193,7 +196,7 @@ def write_model(model: Model, folder: Path) -> None:
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
     if packed:
-        save_packed(model.net, folder / OWN / "packed.safetensors")
+        save_packed(model.net, folder / OWN_FILE)
     if model.folder:
         copy_foreign(model.folder, folder)
 

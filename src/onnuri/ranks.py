@@ -101,7 +101,10 @@ def choose(curves: list[Curve], budget: float) -> list[int]:
     def spent(places: list[int]) -> int:
         return sum(int(curve.costs[place]) for curve, place in zip(curves, places))
 
-    cheap, dear = SMALLEST, 1.0 + sum(float(curve.losses.max()) for curve in curves)  # a number costs more than can be lost
+    cheap, dear = (
+        SMALLEST,
+        1.0 + sum(float(curve.losses.max()) for curve in curves),
+    )  # a number costs more than can be lost
     for _ in range(HALVINGS):
         price = (cheap * dear) ** 0.5
         fits = spent([curve.best(price) for curve in curves]) <= budget

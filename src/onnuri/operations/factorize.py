@@ -11,7 +11,7 @@ no outputs, so that all weights together change least.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -70,7 +70,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         cut(weight, target, ranks.get(weight.name), settings.error)
         log.progress(number + 1, len(found), "matrices looked at")
     names = factored_weights(model.net).keys()
-    tell_of_the_rest(names, found, settings, log)
+    tell_of_the_rest(names, weights(model.net, *ROLES), settings, log)
     pruned = tuple(name for name in model.pruned if name not in names)
     return Result(model=reestimated_statistics(replace(model, pruned=pruned, baked={}), records, log))
 
@@ -140,15 +140,14 @@ def cut(weight: Weight, target: Target, rank: int | None, error: float) -> None:
         put_stack(weight, Factored(left, right, weight.view, value.shape))
 
 
-def tell_of_the_rest(names, found: list[Weight], settings: Settings, log: Log) -> None:
+def tell_of_the_rest(names: Collection[str], found: list[Weight], settings: Settings, log: Log) -> None:
     """Say which matrices stay whole. Refusal where all do."""
-    whole = [weight.name for weight in found if weight.name not in names]
-    if len(whole) == len(found):
+    if not names:
         raise Refusal(
             f"no matrix of this model can be cut within an error of {settings.error:g} and be smaller for it",
             "a larger --error, or --size",
         )
-    if whole:
+    if whole := [weight.name for weight in found if weight.name not in names]:
         log.warn(f"{len(whole)} of {len(found)} matrices stay whole: {', '.join(whole)}")
 
 
@@ -207,6 +206,8 @@ OPERATION = Operation(
     (
         Promise("parameters that are left, in what was asked for", "at most", 1.0, parameters_left),
         Promise("largest relative error of a matrix, in budgets", "at most", 1.001, worst_error),
-        Promise("change of the outputs, in what the errors of the matrices add up to", "at most", 2.0, change_of_outputs),
+        Promise(
+            "change of the outputs, in what the errors of the matrices add up to", "at most", 2.0, change_of_outputs
+        ),
     ),
 )
