@@ -22,7 +22,7 @@ class Factored(nn.Module):
 
     def __init__(self, left: Tensor, right: Tensor, view: View, shape: torch.Size):
         super().__init__()
-        self.left, self.right = nn.Parameter(left), nn.Parameter(right)
+        self.left, self.right = nn.Parameter(left.contiguous()), nn.Parameter(right.contiguous())
         self.view, self.shape = view, shape
 
     @property

@@ -136,7 +136,7 @@ def cut(weight: Weight, target: Target, rank: int | None, error: float) -> None:
     if rank is None:  # what rounding the factors to their type may add is taken off the budget
         rank = rank_within(target.spectrum, max(0.0, error - torch.finfo(value.dtype).eps))
     if rank <= largest:
-        left, right = (part.to(value.dtype).contiguous() for part in target.factors(rank))
+        left, right = (part.to(value.dtype) for part in target.factors(rank))
         put_stack(weight, Factored(left, right, weight.view, value.shape))
 
 
