@@ -76,11 +76,11 @@ class Stack(nn.Module):
             product = product + update.product(x)
         return product
 
-    def convolved(self, layer: nn.Module, x: Tensor, **options: Any) -> Tensor:
+    def convolved(self, layer: Any, x: Tensor, **options: Any) -> Tensor:
         """What a convolution gives; in two steps where its kernels are two factors and nothing else."""
         if isinstance(self.base, Factored) and not self.functions and layer.groups == 1:
             return self.base.convolved(layer, x, **options)
-        return type(layer).original.forward(layer, x, **options)  # type: ignore[attr-defined]
+        return type(layer).original.forward(layer, x, **options)
 
     def rows(self, places: Tensor) -> Tensor:
         """The rows of a table at these places, without forming the table where nothing but updates is attached."""

@@ -5,14 +5,16 @@ What has no product of its own to replace (recurrent layers, fused experts, grou
 there the form is smaller, and no faster.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .weights import View
 
-CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+CONVOLUTIONS: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
+TRANSPOSED: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 MATRICES = View((0,), (1,), (2,))
 """How the factors themselves read as matrices."""
 
@@ -41,15 +43,16 @@ class Factored(nn.Module):
         """These rows of a table, without forming it."""
         return (F.embedding(places, self.left[0]) @ self.right[0]).to(self.left.dtype)
 
-    def convolved(self, layer: nn.Module, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def convolved(self, layer: Any, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """What `layer`, a plain or transposed convolution, gives: one into few channels, then one of single points."""
         narrow = [self.rank if axis in self.view.rows else size for axis, size in enumerate(self.shape)]
         kernels = self.view.tensor(self.right, torch.Size(narrow))
         dims = kernels.dim() - 2
         if isinstance(layer, nn.modules.conv._ConvTransposeNd):
             where = layer.stride, layer.padding, layer.kernel_size, dims, layer.dilation
-            rim = layer._output_padding(x, output_size, *where)  # type: ignore[arg-type]
+            rim = layer._output_padding(x, output_size, *where)  # type: ignore[arg-type]  torch types it as lists, and has tuples
             between = TRANSPOSED[dims - 1](x, kernels, None, layer.stride, layer.padding, rim, 1, layer.dilation)
         else:
-            between = layer._conv_forward(x, kernels, None)  # type: ignore[operator]  it pads as the layer does
-        return CONVOLUTIONS[dims - 1](between, self.left[0].unflatten(1, (-1, *[1] * dims)), layer.bias)
+            between = layer._conv_forward(x, kernels, None)  # it pads as the layer does
+        points = self.left[0].reshape(-1, self.rank, *[1] * dims)
+        return CONVOLUTIONS[dims - 1](between, points, layer.bias)
