@@ -1,21 +1,23 @@
-"""Hanging functions on a Weight, the packed form beneath them, and baking both away.
+"""Hanging functions on a Weight, the packed or factored form beneath them, and baking all of it away.
 
 A module whose tensor has a Stack gets a subclass in which that attribute is a property: it computes the stack each time
 it is read. Unlike torch's `parametrize`, undoing touches the instance only, so a deepcopy and its original stay apart.
-Order of a stack: base (a parameter, or packed codes) first, then each function on the result of the one before.
+Order of a stack: base (a parameter, packed codes, or two factors) first, then each function on the result of the one before.
 """
 
 import copy
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import Refusal
+from .factored import MATRICES, Factored
 from .lowrank import LowRank
 from .packed import FORMATS, Packed, Rounding, nearest
-from .weights import View, Weight, is_transposed_linear, weights
+from .weights import View, Weight, is_transposed_linear, shape_of, weights
 
 SLOT = "attached"
 Updates = dict[str, tuple[Weight, LowRank]]
@@ -43,10 +45,13 @@ class Plain(nn.Module):
         return F.embedding(places, self.parameter)
 
 
+Base = Plain | Packed | Factored
+
+
 class Stack(nn.Module):
     """A base and the functions on it."""
 
-    def __init__(self, base: Plain | Packed):
+    def __init__(self, base: Base):
         super().__init__()
         self.base, self.functions = base, nn.ModuleList()
 
@@ -71,6 +76,12 @@ class Stack(nn.Module):
             product = product + update.product(x)
         return product
 
+    def convolved(self, layer: Any, x: Tensor, **options: Any) -> Tensor:
+        """What a convolution gives; in two steps where its kernels are two factors and nothing else."""
+        if isinstance(self.base, Factored) and not self.functions and layer.groups == 1:
+            return self.base.convolved(layer, x, **options)
+        return type(layer).original.forward(layer, x, **options)
+
     def rows(self, places: Tensor) -> Tensor:
         """The rows of a table at these places, without forming the table where nothing but updates is attached."""
         if (updates := self.updates) is None:
@@ -90,6 +101,10 @@ def stacks(module: nn.Module) -> dict[str, Stack]:
     return dict(slot.items()) if isinstance(slot, nn.ModuleDict) else {}  # type: ignore[arg-type]
 
 
+CONVOLUTIONS = [kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)]
+TRANSPOSED = [kind.forward for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)]
+
+
 @cache
 def attached_class(original: type, attributes: tuple[str, ...]) -> type:
     """A subclass of `original` that computes these attributes from their stacks."""
@@ -99,6 +114,12 @@ def attached_class(original: type, attributes: tuple[str, ...]) -> type:
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
     if original.forward is nn.Embedding.forward:
         body["forward"] = lambda self, x: stacks(self)["weight"].rows(x)
+    if original.forward in CONVOLUTIONS:
+        body["forward"] = lambda self, input: stacks(self)["weight"].convolved(self, input)
+    if original.forward in TRANSPOSED:
+        body["forward"] = lambda self, input, output_size=None: stacks(self)["weight"].convolved(
+            self, input, output_size=output_size
+        )
     if issubclass(original, nn.RNNBase):
         body |= flat_once(original)
     return type(original.__name__, (original,), {**body, "original": original, "__module__": original.__module__})
@@ -121,9 +142,14 @@ def flat_once(original: type[nn.RNNBase]) -> dict:
     return {"_flat_weights": found, "_update_flat_weights": lambda self: None, "forward": forward}
 
 
-def put_stack(weight: Weight, base: Plain | Packed | None = None) -> Stack:
+def stack_of(weight: Weight) -> Stack | None:
+    """The weight's stack, None where it is a plain parameter."""
+    return stacks(weight.homes[0][0]).get(weight.homes[0][1])
+
+
+def put_stack(weight: Weight, base: Base | None = None) -> Stack:
     """The weight's stack, made where there is none; `base` replaces the stored parameter. Shared by all its homes."""
-    stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+    stack = stack_of(weight)
     if stack is None:
         parameter = weight.homes[0][0]._parameters[weight.homes[0][1]]
         assert parameter is not None
@@ -150,11 +176,12 @@ def attach(weight: Weight, function: nn.Module) -> None:
     put_stack(weight).functions.append(function)
 
 
-def bake(net: nn.Module) -> None:
-    """Replace every stack by a plain parameter that holds its value; tied homes stay tied."""
-    for weight in [w for w in weights(net) if stacks(w.homes[0][0])]:
-        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
-        if stack is not None:
+def bake(net: nn.Module, factors: bool = True) -> None:
+    """Replace every stack by a plain parameter that holds its value; tied homes stay tied. `factors`: also those that are
+    two factors and nothing else."""
+    for weight in weights(net):
+        stack = stack_of(weight)
+        if stack is not None and (factors or stack.functions or not isinstance(stack.base, Factored)):
             unhang(weight, nn.Parameter(stack().detach().clone()))
 
 
@@ -195,23 +222,48 @@ def pack(weight: Weight, scheme: str, group: int = 0, rounding: Rounding = neare
 
 def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Packed]]:
     """{name: (weight, codes)} of those stored packed."""
-    found = {}
-    for weight in weights(net):
-        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
-        if stack is not None and isinstance(stack.base, Packed):
-            found[weight.name] = (weight, stack.base)
-    return found
+    return {weight.name: (weight, base) for weight, base in bases(net) if isinstance(base, Packed)}
+
+
+def factored_weights(net: nn.Module) -> dict[str, tuple[Weight, Factored]]:
+    """{name: (weight, factors)} of those stored as two factors."""
+    return {weight.name: (weight, base) for weight, base in bases(net) if isinstance(base, Factored)}
+
+
+def bases(net: nn.Module) -> list[tuple[Weight, Base]]:
+    """The weights that have a stack, and what lies lowest in it."""
+    return [(weight, stack.base) for weight in weights(net) if (stack := stack_of(weight)) is not None]
+
+
+def stored_matrices(weight: Weight) -> list[tuple[Tensor, View]]:
+    """What is stored of a weight and can be trained, and how that reads as matrices: itself, or its two factors."""
+    stack = stack_of(weight)
+    if stack is not None and isinstance(stack.base, Factored):
+        return [(stack.base.left, MATRICES), (stack.base.right, MATRICES)]
+    return [(weight.value, weight.view)] if weight.value.is_leaf else []
+
+
+def stored_numbers(weight: Weight) -> int:
+    """How many numbers stand for a weight: codes count as the numbers that they are read as, factors as they are."""
+    stack = stack_of(weight)
+    if stack is not None and isinstance(stack.base, Factored):
+        return stack.base.left.numel() + stack.base.right.numel()
+    return shape_of(*weight.homes[0]).numel()
 
 
 def is_packed(net: nn.Module) -> bool:
     return any(isinstance(module, Packed) for module in net.modules())
 
 
+def is_factored(net: nn.Module) -> bool:
+    return any(isinstance(module, Factored) for module in net.modules())
+
+
 def updates(net: nn.Module) -> Updates:
     """The low-rank update of each weight that has one."""
     found = {}
     for weight in weights(net):
-        stack = stacks(weight.homes[0][0]).get(weight.homes[0][1])
+        stack = stack_of(weight)
         if stack is not None and stack.updates:
             found[weight.name] = (weight, stack.updates[-1])
     return found
@@ -227,16 +279,31 @@ def unrounded(net: nn.Module) -> nn.Module:
 
 
 def is_attached(net: nn.Module) -> bool:
-    """Whether anything is packed, or hangs on a weight."""
+    """Whether anything is packed or factored, or hangs on a weight."""
     return any(isinstance(module, Stack) for module in net.modules())
 
 
-def require_plain(net: nn.Module, doing: str) -> None:
+def is_trainable(net: nn.Module) -> bool:
+    """Whether all that is stored can follow a gradient: nothing is packed, and no adapter hangs on a base that stays."""
+    return not is_packed(net) and not any(isinstance(m, Stack) and len(m.functions) for m in net.modules())
+
+
+def require_trainable(net: nn.Module, doing: str) -> None:
     """Raise Refusal for a net whose matrices are packed, or carry an adapter: they can be computed with, not changed."""
     if is_packed(net):
         raise Refusal("the matrices of this model are packed as integers", f"{doing} the model that it was made from")
-    if is_attached(net):
+    if not is_trainable(net):
         raise Refusal("this model is an adapter on a base that stays as it is", f"onnuri bake, then {doing} the result")
+
+
+def require_plain(net: nn.Module, doing: str) -> None:
+    """As `require_trainable`, and a Refusal for a net of factors as well: there is no whole matrix to be changed."""
+    require_trainable(net, doing)
+    if is_factored(net):
+        raise Refusal(
+            "the matrices of this model are stored as two factors each",
+            f"onnuri bake, which makes them whole, then {doing} the result",
+        )
 
 
 def plain_copy(net: nn.Module) -> nn.Module:

@@ -64,6 +64,25 @@ def second_moments(model: Model, records: Records, part: Sequence[Weight]) -> di
     return {name: total / counts[name] for name, total in sums.items()}
 
 
+@torch.no_grad()
+def looked_up(model: Model, records: Records, part: Sequence[Weight]) -> dict[str, Tensor]:
+    """{weight: the share of each of its rows (rows,) in all that is looked up in it}, of tables. Every row counts as looked up
+    once more than it was seen to be: what is not in these records may be in others."""
+    homes = {id(module): weight for weight in part for module, attribute in weight.homes if attribute == "weight"}
+    counts: dict[str, Tensor] = {}
+
+    def watch(_: str, module: nn.Module, places: Tensor) -> None:
+        if (weight := homes.get(id(module))) is not None:
+            rows = weight.matrix.shape[1]
+            before = counts.get(weight.name, torch.ones(rows))
+            counts[weight.name] = before + torch.bincount(places.flatten(), minlength=rows)
+
+    with watching(model.net, watch, (nn.Embedding, nn.EmbeddingBag)):
+        for start in range(0, len(records), BATCH):
+            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    return {name: found / found.sum() for name, found in counts.items()}
+
+
 def factors(module: nn.Module, x: Tensor) -> Tensor | None:
     """(products, columns): the vectors out of an input that the layer's matrix is multiplied with."""
     if isinstance(module, nn.Linear) or is_transposed_linear(type(module)):

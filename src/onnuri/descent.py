@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from .attach import stored_matrices
 from .errors import BadSettings
 from .peaks import native_bf16
 from .weights import View, weights
@@ -66,7 +67,7 @@ def hidden(net: nn.Module, blocks: Iterable[str]) -> dict[Tensor, View]:
     """The trained matrices inside these modules, embeddings excepted. BadSettings where there is none."""
     inside = tuple(f"{name}." for name in blocks)
     found = [weight for weight in weights(net, "linear", "conv", "expert") if weight.name.startswith(inside)]
-    views = {weight.value: weight.view for weight in found if weight.value.is_leaf and weight.value.requires_grad}
+    views = {tensor: view for weight in found for tensor, view in stored_matrices(weight) if tensor.requires_grad}
     if not views:
         raise BadSettings(
             "'optimizer' muon is for matrices inside blocks, and none is trained", hint="--optimizer adamw"

@@ -36,11 +36,11 @@ def graph_of(model: Model, records: Records, opset: int):
 
 
 def in_float(model: Model) -> Model:
-    """A copy whose packed weights are float again, all in fp32, which every processor computes."""
+    """A copy whose packed weights are float again, all in fp32, which every processor computes; factors stay apart."""
     net = copy.deepcopy(model.net)
     for _, base in packed_weights(net).values():
         base.dtype = torch.float32  # codes times scales, not rounded to a shorter type in between
-    bake(net)
+    bake(net, factors=False)
     hub.plain_experts(net)
     return with_net(model, net.float())
 

@@ -32,9 +32,13 @@ from .hub import PICKLES, check_folder, guarded, read_json
 from .packed import packed_numbers
 
 PRUNED = "onnuri/pruned.json"
+RANKS = "onnuri/ranks.json"
 WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", *PICKLES)
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
+
+OWN_FILE = f"{OWN}/packed.safetensors"
+"""Where the weights lie that are packed or factored."""
 
 
 @dataclass
@@ -120,9 +124,9 @@ class Model:
 
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""
-        from .attach import require_plain
+        from .attach import require_trainable
 
-        require_plain(self.net, "train")
+        require_trainable(self.net, "train")
         if not self.players:
             raise Refusal(
                 "nothing in this model follows a gradient",
@@ -133,18 +137,20 @@ class Model:
 
 def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
-    from .packed_file import load_packed
+    from .packed_file import load_packed, put_ranks
 
     folder = Path(folder)
     check_folder(folder)
     if is_adapter(folder):
         return adapted(folder)
     family = claimed_by(folder)
-    packed = folder / OWN / "packed.safetensors"
+    packed = folder / OWN_FILE
     session = open_session(folder)
     with bounded(folder):
         net, assets = guarded(family.read, folder, packed.exists() or session is not None)
     if session:
+        if (folder / RANKS).exists():
+            put_ranks(net, folder / RANKS)
         session.original = without_tensors(net)
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
@@ -169,27 +175,28 @@ def read_pruned(folder: Path) -> tuple[str, ...]:
 
 
 def write_model(model: Model, folder: Path) -> None:
-    """Write the model into an existing empty folder: the family's files, the packed weights if any, and every foreign
+    """Write the model into an existing empty folder: the family's files, the packed or factored weights if any, and every foreign
     file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
     functions that are not baked in."""
-    from .attach import is_packed, require_baked
-    from .packed_file import save_packed
+    from .attach import require_baked
+    from .packed_file import needs_own_file, save_packed, write_ranks
 
     (folder / OWN).mkdir(parents=True, exist_ok=True)
     if model.base:
         return write_adapter(model.net, model.base, folder)
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
-    packed = is_packed(model.net)
+    packed = needs_own_file(model.net)
     model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
     if session:
         session.save(folder)
+        write_ranks(session.original, folder / RANKS)
     if model.pruned:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
     if packed:
-        save_packed(model.net, folder / OWN / "packed.safetensors")
+        save_packed(model.net, folder / OWN_FILE)
     if model.folder:
         copy_foreign(model.folder, folder)
 

@@ -1,6 +1,6 @@
-"""The file of a packed net, `onnuri/packed.safetensors`: codes, scales, and every other tensor as it is.
+"""The file of a packed or factored net, `onnuri/packed.safetensors`: codes and scales, factors, every other tensor as it is.
 
-Never under a file name that other tools would open: they would read the codes as weights.
+Never under a file name that other tools would open: they would read the codes as weights, and miss those that are factored.
 """
 
 import json
@@ -11,10 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .attach import SLOT, packed_weights, put_stack
+from .attach import SLOT, factored_weights, packed_weights, put_stack
 from .errors import BadInput
+from .factored import Factored
+from .hub import read_json
 from .packed import FORMATS, Packed
 from .weights import Weight, weights
+
+SIDES = ("left", "right")
 
 
 def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -28,12 +32,19 @@ def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def needs_own_file(net: nn.Module) -> bool:
+    """Whether the net stores what no other tool would understand."""
+    return any(isinstance(module, (Packed, Factored)) for module in net.modules())
+
+
 def save_packed(net: nn.Module, path: Path) -> None:
-    """Codes and scales under `packed.`, all other tensors under `plain.`, by their names in memory."""
+    """Codes and scales under `packed.`, factors under `factored.`, all other tensors under `plain.`, by their names in memory."""
     packed = packed_weights(net)
     tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
     for name, (_, base) in packed.items():
         tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
+    for name, (_, base) in factored_weights(net).items():
+        tensors |= {f"factored.{name}.{side}": getattr(base, side).detach().contiguous() for side in SIDES}
     kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
     save_file(tensors, path, metadata={"format": "onnuri-packed", "version": "2", "weights": json.dumps(kinds)})
 
@@ -49,7 +60,46 @@ def load_packed(net: nn.Module, path: Path) -> None:
         if name not in known or codes is None or scale is None:
             raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
         put_stack(known[name], base_of(known[name], codes, scale, dtype, scheme, path))
+    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.startswith("factored."))
+    for name in names:
+        left, right = (tensors.pop(f"{name}.{side}", None) for side in SIDES)
+        put_factors(known, name.removeprefix("factored."), left, right, path)
     fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
+
+
+def put_factors(known: dict[str, Weight], name: str, left: Tensor | None, right: Tensor | None, path: Path) -> None:
+    """Hang two factors on the weight of this name. BadInput where they are not what its matrices need."""
+    if name not in known or left is None or right is None:
+        raise BadInput(f"{path}: the factored weight {name} is not one of this model's, or lacks one of its factors")
+    units, rows, columns = known[name].matrix.shape
+    rank = right.shape[1] if right.dim() == 3 else 0
+    shapes = rank > 0 and left.shape == (units, rows, rank) and right.shape == (units, rank, columns)
+    if not shapes or left.dtype != right.dtype or not left.is_floating_point():
+        raise BadInput(f"{path}: the factors of {name} are of another shape or type than the model's")
+    put_stack(known[name], Factored(left, right, known[name].view, known[name].value.shape))
+
+
+def ranks_of(net: nn.Module) -> dict[str, int]:
+    """{weight: its rank} of those that are two factors."""
+    return {name: base.rank for name, (_, base) in factored_weights(net).items()}
+
+
+def write_ranks(net: nn.Module, path: Path) -> None:
+    """The ranks of a net whose factors lie elsewhere, in the graph of another runtime; no file where it has none."""
+    if ranks := ranks_of(net):
+        path.write_text(json.dumps(ranks) + "\n", encoding="utf-8")
+
+
+def put_ranks(net: nn.Module, path: Path) -> None:
+    """Give a net without numbers the factors that `write_ranks` told of, without numbers as well."""
+    ranks = read_json(path)
+    known = {weight.name: weight for weight in weights(net)}
+    for name, rank in ranks.items():
+        if name not in known or type(rank) is not int or rank < 1:
+            raise BadInput(f"{path}: {str(name)[:80]} is not the name of a weight of this model with its rank")
+        units, rows, columns = known[name].matrix.shape
+        left, right = (torch.empty(units, *size, device="meta") for size in ((rows, rank), (rank, columns)))
+        put_factors(known, name, left, right, path)
 
 
 def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: str, path: Path) -> Packed:

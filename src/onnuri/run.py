@@ -17,7 +17,7 @@ from typing import Any
 
 from . import __version__, ledger, machine, plan, registry
 from .data import Data
-from .errors import BadInput, BrokenPromise
+from .errors import BadInput, BrokenPromise, Refusal
 from .evidence import base_of, changed_since, described, inherited, keep_notices, model_folders, parents, thin, versions
 from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, write_text, writing
 from .operation import Operation, Promise, Result, Settings
@@ -115,7 +115,7 @@ def body(folder: Path, settings: Any, data: Data):
     from .claims import claimed_by
     from .family import mix
     from .hub import check_folder, guarded
-    from .model import Model, open_model, read_pruned
+    from .model import OWN_FILE, Model, open_model, read_pruned
 
     check_folder(folder)
     if is_adapter(folder):
@@ -123,6 +123,11 @@ def body(folder: Path, settings: Any, data: Data):
     family = registry.family(settings.family) if settings.family else claimed_by(folder)
     if guarded(family.claims, folder) and not settings.new_head:
         return open_model(folder)
+    if (folder / OWN_FILE).exists():
+        raise Refusal(
+            "the weights of this folder are packed or factored: no other head can be put on them",
+            "onnuri bake, then train the result; or the model that it was made from",
+        )
     generator = torch.Generator().manual_seed(mix(settings.seed, 0))
     net, assets = guarded(family.adopt, folder, data.split("train"), generator)
     return Model(family, net, assets, folder, read_pruned(folder))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -156,8 +157,8 @@ def repeats(trial: Trial) -> str:
 
 
 def whole(trials: list[Trial]) -> str:
-    """An operation that changes nearly all weights of a role, over all families, changes every one of them; one that gives
-    no model changes none."""
+    """An operation that changes nearly all weights of a role, over all families, changes every one of them but those that
+    its warnings name; one that gives no model changes none."""
     faults, changed, left = list[str](), Counter[str](), dict[str, list[str]]()
     for trial in trials:
         family, outcome = trial.bench.family, trial.outcome(trial.bench.settings(trial.operation))
@@ -165,7 +166,8 @@ def whole(trials: list[Trial]) -> str:
             faults.append(f"{family}: it only looks, and yet it changes '{outcome['spoiled']}'")
         for role, (some, others) in json.loads(outcome.get("touched", "{}")).items():
             changed[role] += len(some)
-            left.setdefault(role, []).extend(f"{name} of {family}" for name in others)
+            told = set(re.findall(r"[\w.]+", outcome.get("warnings", "")))
+            left.setdefault(role, []).extend(f"{name} of {family}" for name in others if name not in told)
     for role, names in left.items():
         if 0 < len(names) <= MOST * (changed[role] + len(names)):
             faults.append(f"{changed[role]} {role} weights are changed; forgotten: {', '.join(names)}")

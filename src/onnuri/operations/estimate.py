@@ -10,7 +10,6 @@ to gather some more over a long training: whole trainings came to 1.0 to 1.33 ti
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 from statistics import median
 from typing import Any
 
@@ -20,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .. import machine, measure, peaks, speed
-from ..attach import is_attached
+from ..attach import is_trainable, stored_numbers
 from ..costs import Cost, Line, Watch, tensors_of, watched
 from ..data import Data, Records
 from ..errors import BadSettings
@@ -31,7 +30,7 @@ from ..model import Model, count_parameters
 from ..operation import Log, Operation, Quiet, Result
 from ..operation import Settings as Base
 from ..peaks import Peaks
-from ..weights import shape_of, weights
+from ..weights import weights
 from .train import objective_of
 
 LOOKED_AT = 256  # records among which the longest and the shortest are looked for
@@ -144,7 +143,7 @@ def check_settings(settings: Settings, model: Model, records: Records) -> None:
 
 
 def trainable(model: Model) -> bool:
-    return bool(model.players) and not is_attached(model.net)
+    return bool(model.players) and is_trainable(model.net)
 
 
 def longest_first(model: Model, records: Records, settings: Settings) -> Records:
@@ -165,7 +164,7 @@ def stored(model: Model) -> dict[str, Any]:
     net = model.net.original if isinstance(model.net, Session) else model.net
     total, roles = count_parameters(model.net), dict[str, int]()
     for weight in weights(net):
-        roles[weight.role] = roles.get(weight.role, 0) + prod(shape_of(*weight.homes[0]))
+        roles[weight.role] = roles.get(weight.role, 0) + stored_numbers(weight)
     if total > sum(roles.values()):
         roles["rest"] = total - sum(roles.values())
     kinds: dict[str, int] = {}
