@@ -121,7 +121,7 @@ class Session(nn.Module):
         raise AssertionError("a runtime overrides this")
 
 
-Change = Callable[[Tensor], Tensor]
+Change = Callable[["Tensor"], "Tensor"]
 """Logits (V,) -> logits (V,)."""
 
 
