@@ -144,8 +144,9 @@ class GgufSession(Decoder):
         options.n_seq_max = 1
         options.n_threads = options.n_threads_batch = torch.get_num_threads()
         options.no_perf = True
-        if self.in_fp32:
+        if self.in_fp32:  # fused attention sums in half precision, whatever the cache holds: 1e-4 off, and 1e-7 without
             options.type_k = options.type_v = lib.GGML_TYPE_F32
+            options.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = lib.llama_init_from_model(self.model, options)
         if not self.context:
             raise BadInput(f"llama.cpp has no memory for {self.room} tokens", hint="shorter texts")
