@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .errors import Refusal
 from .lowrank import LowRank
-from .packed import FORMATS, Packed, Rounding, nearest
+from .packed import FORMATS, ROUNDING, Packed, Rounding, is_plain_conv, nearest
 from .weights import View, Weight, is_transposed_linear, weights
 
 SLOT = "attached"
@@ -71,6 +71,13 @@ class Stack(nn.Module):
             product = product + update.product(x)
         return product
 
+    def conv2d(self, x: Tensor, layer: nn.Conv2d, original: type[nn.Conv2d]) -> Tensor:
+        """A plain convolution, in integers where the base rounds its input and nothing else is attached."""
+        base = self.base
+        if not self.functions and isinstance(base, Packed) and base.input_scale is not None and base.rounds(x):
+            return base.conv2d(x, layer)
+        return original.forward(layer, x)
+
     def rows(self, places: Tensor) -> Tensor:
         """The rows of a table at these places, without forming the table where nothing but updates is attached."""
         if (updates := self.updates) is None:
@@ -94,9 +101,10 @@ def stacks(module: nn.Module) -> dict[str, Stack]:
 def attached_class(original: type, attributes: tuple[str, ...]) -> type:
     """A subclass of `original` that computes these attributes from their stacks."""
     body: dict = {name: property(lambda self, name=name: stacks(self)[name]()) for name in attributes}
-    # a class that overrides the forward pass of these does something of its own with the tensor
-    if original.forward is nn.Linear.forward or is_transposed_linear(original):
+    if is_plain_linear(original):
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
+    if original.forward is nn.Conv2d.forward:
+        body["forward"] = lambda self, x: stacks(self)["weight"].conv2d(x, self, original)
     if original.forward is nn.Embedding.forward:
         body["forward"] = lambda self, x: stacks(self)["weight"].rows(x)
     if issubclass(original, nn.RNNBase):
@@ -183,14 +191,29 @@ def require_baked(net: nn.Module) -> None:
 # --------------------------------------------------------------------------------------------------------- the packed form
 
 
-def pack(weight: Weight, scheme: str, group: int = 0, rounding: Rounding = nearest) -> None:
-    """Store the weight in a scheme of `FORMATS`. `group`: columns that share a scale, 0 for whole rows."""
+def pack(
+    weight: Weight, scheme: str, group: int = 0, rounding: Rounding = nearest, input_scale: Tensor | None = None
+) -> None:
+    """Store the weight in a scheme of `FORMATS`. `group`: columns that share a scale, 0 for whole rows. `input_scale`: the step
+    of what it is multiplied with, for int8-static."""
     value, form = weight.value, FORMATS[scheme]
-    codes, scale = rounding(weight.matrix.float(), form, group)
-    put_stack(
-        weight,
-        Packed(form.stored(codes).contiguous(), scale.contiguous(), weight.view, value.shape, value.dtype, scheme),
+    codes, scale = (part.contiguous() for part in rounding(weight.matrix.float(), form, group))
+    base = Packed(form.stored(codes), scale, weight.view, value.shape, value.dtype, scheme, input_scale)
+    put_stack(weight, base)
+
+
+def computes_integers(weight: Weight) -> bool:
+    """Whether every layer that holds the weight can round its input and multiply integers."""
+    return all(
+        attribute == "weight"
+        and (is_plain_linear(type(module)) or (type(module).forward is nn.Conv2d.forward and is_plain_conv(module)))
+        for module, attribute in weight.homes
     )
+
+
+def is_plain_linear(kind: type) -> bool:
+    """A class that overrides the forward pass of these does something of its own with the tensor."""
+    return kind.forward is nn.Linear.forward or is_transposed_linear(kind)
 
 
 def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Packed]]:
@@ -219,10 +242,10 @@ def updates(net: nn.Module) -> Updates:
 
 def unrounded(net: nn.Module) -> nn.Module:
     """The net itself, its packed products without rounding of inputs; a copy where any rounds them."""
-    if any(base.scheme == "int8-dynamic" for _, base in packed_weights(net).values()):
+    if any(base.scheme in ROUNDING for _, base in packed_weights(net).values()):
         net = copy.deepcopy(net)
         for _, base in packed_weights(net).values():
-            base.scheme = "int8"
+            base.scheme = "int8" if base.scheme in ROUNDING else base.scheme
     return net
 
 

@@ -25,6 +25,7 @@ from .adapters import (
 )
 from .bounds import bounded
 from .claims import claimed_by, open_session
+from .compressed_tensors import LAYOUT, is_compressed, read_compressed, write_compressed
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
@@ -53,6 +54,9 @@ class Model:
 
     baked: Parts = field(default_factory=dict)
     """The low-rank updates that were baked into the net and can be taken out again."""
+
+    layout: str = OWN
+    """How packed matrices are stored: in our own sub-folder, or as compressed-tensors does."""
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -142,14 +146,24 @@ def open_model(folder: Path | str) -> Model:
     family = claimed_by(folder)
     packed = folder / OWN / "packed.safetensors"
     session = open_session(folder)
-    with bounded(folder):
-        net, assets = guarded(family.read, folder, packed.exists() or session is not None)
+    compressed = is_compressed(folder) and not packed.exists() and session is None
+    if compressed:
+        net, assets = guarded(lambda path: read_compressed(lambda place: read_net(family, place, False), path), folder)
+    else:
+        net, assets = read_net(family, folder, packed.exists() or session is not None)
     if session:
         session.original = without_tensors(net)
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
     baked = read_own(folder / BAKED) if (folder / BAKED).exists() else {}
-    return Model(family, session or net, assets, folder, read_pruned(folder), baked=baked)
+    layout = LAYOUT if compressed else OWN
+    return Model(family, session or net, assets, folder, read_pruned(folder), baked=baked, layout=layout)
+
+
+def read_net(family: Family, folder: Path, empty: bool) -> tuple[nn.Module, Any]:
+    """What the family reads, not much larger than what the folder stores."""
+    with bounded(folder):
+        return guarded(family.read, folder, empty)
 
 
 def adapted(folder: Path) -> Model:
@@ -181,14 +195,18 @@ def write_model(model: Model, folder: Path) -> None:
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
     packed = is_packed(model.net)
-    model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
+    ours = packed and model.layout == OWN
+    if packed and not ours:
+        write_compressed(model.net, lambda net: model.family.write(net, model.assets, folder, True), folder)
+    else:
+        model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
     if session:
         session.save(folder)
     if model.pruned:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
-    if packed:
+    if ours:
         save_packed(model.net, folder / OWN / "packed.safetensors")
     if model.folder:
         copy_foreign(model.folder, folder)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .attach import SLOT, packed_weights, put_stack
 from .errors import BadInput
-from .packed import FORMATS, Packed
+from .packed import FORMATS, Packed, packed_tensors
 from .weights import Weight, weights
 
 
@@ -28,12 +28,17 @@ def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def tensor_bytes(net: nn.Module) -> int:
+    """Bytes of all that a file of the net stores, tied tensors once."""
+    return sum(value.nbytes for value in [*plain_tensors(net).values(), *packed_tensors(net)])
+
+
 def save_packed(net: nn.Module, path: Path) -> None:
     """Codes and scales under `packed.`, all other tensors under `plain.`, by their names in memory."""
     packed = packed_weights(net)
     tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
     for name, (_, base) in packed.items():
-        tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
+        tensors |= {f"packed.{name}.{part}": value for part, value in base.named_buffers()}
     kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
     save_file(tensors, path, metadata={"format": "onnuri-packed", "version": "2", "weights": json.dumps(kinds)})
 
@@ -48,11 +53,14 @@ def load_packed(net: nn.Module, path: Path) -> None:
         codes, scale = (tensors.pop(f"packed.{name}.{part}", None) for part in ("codes", "scale"))
         if name not in known or codes is None or scale is None:
             raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
-        put_stack(known[name], base_of(known[name], codes, scale, dtype, scheme, path))
+        step = tensors.pop(f"packed.{name}.input_scale", None)
+        put_stack(known[name], base_of(known[name], codes, scale, step, dtype, scheme, path))
     fill(net, {name.removeprefix("plain."): value for name, value in tensors.items()}, path)
 
 
-def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: str, path: Path) -> Packed:
+def base_of(
+    weight: Weight, codes: Tensor, scale: Tensor, step: Tensor | None, dtype: str, scheme: str, path: Path
+) -> Packed:
     """Checked against the weight; BadInput says what is wrong."""
     kind, form = getattr(torch, dtype, None), FORMATS.get(scheme)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point or form is None:
@@ -66,7 +74,12 @@ def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: st
         raise BadInput(f"{path}: the packed weight {weight.name} is of another shape or type than the model's")
     if not scale.shape[2] or columns % scale.shape[2] or (form.bits == 4 and columns % 2):
         raise BadInput(f"{path}: the packed weight {weight.name} has {scale.shape[2]} scales for {columns} columns")
-    return Packed(codes, scale, weight.view, weight.value.shape, kind, scheme)
+    known = step is not None and step.dtype == torch.float32 and not step.dim() and bool(step > 0)
+    if known != (scheme == "int8-static") or (step is not None and not known):
+        raise BadInput(
+            f"{path}: the packed weight {weight.name} is {scheme}, and the step of its input does not fit that"
+        )
+    return Packed(codes, scale, weight.view, weight.value.shape, kind, scheme, step)
 
 
 def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

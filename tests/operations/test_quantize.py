@@ -139,7 +139,7 @@ def test_columns_that_a_group_does_not_divide():
 def test_an_odd_number_of_columns_does_not_fill_bytes():
     layer = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(6, 4))
     odd, even = weights(layer)
-    assert not divides(odd, Settings(scheme="int4", group=3)) and divides(even, Settings(scheme="int4", group=3))
+    assert not divides(odd, "int4", 3) and divides(even, "int4", 3)
 
 
 # ----------------------------------------------------------------------------------------------------------------- gptq
