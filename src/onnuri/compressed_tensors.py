@@ -215,8 +215,10 @@ def way(inputs: dict[str, Any]) -> str | None:
     """The scheme of codes of int8 whose inputs are treated so. Those of float codes stay float here."""
     if not inputs or inputs.get("type") == "float":
         return "int8"
-    told = (inputs.get("num_bits"), inputs.get("strategy"), bool(inputs.get("dynamic")), inputs.get("symmetric", True))
-    return {(8, "token", True, True): "int8-dynamic", (8, "tensor", False, True): "int8-static"}.get(told)
+    told: list[Any] = [inputs.get("num_bits"), inputs.get("symmetric", True), inputs.get("strategy")]
+    if told == [8, True, "token"] and inputs.get("dynamic") is True:
+        return "int8-dynamic"
+    return "int8-static" if told == [8, True, "tensor"] and not inputs.get("dynamic") else None
 
 
 @dataclass(frozen=True)

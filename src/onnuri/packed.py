@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .weights import View
 
+GROUP = 32  # columns, for codes of 4 bits
 LEAST = 1e-12  # a scale: zeros have some as well
 ROUNDING = ("int8-dynamic", "int8-static")
 """The schemes by which a layer rounds its input too, and multiplies integers."""
@@ -72,6 +73,16 @@ def scales(matrix: Tensor, form: Format, group: int) -> Tensor:
     if not form.largest:
         return matrix.new_ones(*matrix.shape[:2], 1)
     return grouped(matrix, group).abs().amax(3).clamp_min(LEAST) / form.largest
+
+
+def usual_group(scheme: str) -> int:
+    """How many columns share a scale where nothing is said of it; 0: all of a row."""
+    return GROUP if FORMATS[scheme].bits == 4 else 0
+
+
+def divided(shape: Sequence[int], scheme: str, group: int) -> bool:
+    """Whether the columns of matrices (units, rows, columns) are whole groups, and whole bytes."""
+    return (not group or shape[2] % group == 0) and shape[2] * FORMATS[scheme].bits % 8 == 0
 
 
 def packed_bytes(shape: Sequence[int], form: Format, group: int) -> int:
@@ -179,7 +190,7 @@ def integer_product(x: Tensor, codes: Tensor, step: Tensor | None) -> Tensor:
     """x (..., in) times codes (out, in) transposed, x rounded to int8 at this step, or per row where there is none; fp32."""
     rows = x.reshape(-1, x.shape[-1]).float()
     step = rows.abs().amax(1, keepdim=True).clamp_min(LEAST) / 127 if step is None else step
-    integers = torch.round(rows / step).clamp_(-127, 127).to(torch.int8)
+    integers = torch.round(rows / step).clamp_(-128, 127).to(torch.int8)
     product = torch._int_mm(integers, codes.t())  # type: ignore[attr-defined]  torch exports it under no other name
     return (product.float() * step).reshape(*x.shape[:-1], codes.shape[0])
 

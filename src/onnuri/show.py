@@ -11,7 +11,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
     if "records" in result and "out" in result:
         return f"{result['records']} answers written to {result['out']}"
     if "promises" in result:
-        lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace")), *promise_lines(result)]
+        lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace"))]
+        lines += [*bar_lines(result.get("bars") or {}), *promise_lines(result)]
         return "\n".join([*lines, f"written to {out}"])
     if "headline" in result:
         return "\n".join(measurement_lines(result))
@@ -49,6 +50,12 @@ def pace_lines(pace: dict[str, Any] | None) -> list[str]:
         f"{scaled(pace['peak_flops_per_second'], 'FLOP/s')}"
     ) * (share >= 0.01)
     return [f"{'training':12} {number(pace['records_per_second'])} records/s{products}"]
+
+
+def bar_lines(bars: dict[str, dict[str, float]]) -> list[str]:
+    """Of all that was measured of the parts of a model, the part with the largest value; the report draws the others."""
+    largest = {title: max(values.items(), key=lambda one: one[1]) for title, values in bars.items() if values}
+    return [f"{'most':12} {title}: {number(value)}, {name}" for title, (name, value) in largest.items()]
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:

@@ -11,8 +11,8 @@ from onnuri.errors import BadSettings, Refusal
 from onnuri.gptq import DAMPING, fitted_scales, gptq
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.quantize import OPERATION, Settings, apply, divides
-from onnuri.packed import FORMATS, nearest, spread
+from onnuri.operations.quantize import OPERATION, Settings, apply
+from onnuri.packed import FORMATS, divided, nearest, spread
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
 from onnuri.weights import weights
@@ -137,9 +137,7 @@ def test_columns_that_a_group_does_not_divide():
 
 
 def test_an_odd_number_of_columns_does_not_fill_bytes():
-    layer = torch.nn.Sequential(torch.nn.Linear(9, 4), torch.nn.Linear(6, 4))
-    odd, even = weights(layer)
-    assert not divides(odd, "int4", 3) and divides(even, "int4", 3)
+    assert not divided((1, 4, 9), "int4", 3) and divided((1, 4, 6), "int4", 3)
 
 
 # ----------------------------------------------------------------------------------------------------------------- gptq

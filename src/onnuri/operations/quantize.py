@@ -31,13 +31,12 @@ from ..model import Model
 from ..number_formats import relative_errors
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
-from ..packed import FORMATS, Format, Rounding, nearest, spread
+from ..packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
 from ..packed_file import tensor_bytes
 from ..sensitivity import FLOAT, Choice, sensitivity, spent
 from ..weights import Weight, weights
 
 ROLES = ("linear", "conv", "expert", "embedding")
-GROUP = 32  # columns, for codes of 4 bits
 CANDIDATES = ("int4", "int8", "fp8-e4m3", "bf16")
 """Of which a budget chooses; or the matrix stays as it is."""
 
@@ -96,10 +95,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     found = chosen(settings, model)
     seen = looked_at(data.split("train"), settings.calibration, log) if settings.looks else None
     result = Result(model=replace(model, layout=settings.layout))
-    if settings.budget and seen:
-        plan = within_budget(settings, model, found, seen, log, result)
-    else:
-        plan = plan_of(settings, found, log)
+    budget = seen if settings.budget else None
+    plan = within_budget(settings, model, found, budget, log, result) if budget else plan_of(settings, found, log)
     found = [weight for weight in found if plan[weight.name][0] != FLOAT]
     if settings.method.startswith("awq") and seen:
         scale(model, found, plan, seen, log)
@@ -137,7 +134,7 @@ def chosen(settings: Settings, model: Model) -> list[Weight]:
 def plan_of(settings: Settings, found: Sequence[Weight], log: Log) -> Plan:
     """One scheme for all, but for those that it does not fit."""
     scheme, group = settings.scheme, group_of(settings, settings.scheme)
-    whole = [weight for weight in found if not divides(weight, scheme, group)]
+    whole = [weight for weight in found if not divided(weight.matrix.shape, scheme, group)]
     if len(whole) == len(found):
         raise BadSettings(
             f"setting 'group': no matrix of this model has columns that {group} divides",
@@ -155,13 +152,7 @@ def plan_of(settings: Settings, found: Sequence[Weight], log: Log) -> Plan:
 def group_of(settings: Settings, scheme: str) -> int:
     if not FORMATS[scheme].largest:
         return 0
-    return settings.group or (GROUP if FORMATS[scheme].bits == 4 else 0)
-
-
-def divides(weight: Weight, scheme: str, group: int) -> bool:
-    """Whether its columns are whole groups, and whole bytes."""
-    columns = weight.matrix.shape[2]
-    return (not group or columns % group == 0) and columns * FORMATS[scheme].bits % 8 == 0
+    return settings.group or usual_group(scheme)
 
 
 def names_of(found: Sequence[Weight]) -> str:
@@ -209,7 +200,7 @@ def within_budget(
     """The format of each matrix by what it costs the outputs; what was measured is shown with the result."""
     groups = {scheme: group_of(settings, scheme) for scheme in CANDIDATES}
     candidates = {
-        weight.name: (weight, [(s, group) for s, group in groups.items() if divides(weight, s, group)])
+        weight.name: (weight, [(s, group) for s, group in groups.items() if divided(weight.matrix.shape, s, group)])
         for weight in found
     }
     costs = sensitivity(model, seen, candidates, lambda done: log.progress(done, len(found), "matrices rounded alone"))
