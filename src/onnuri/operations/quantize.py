@@ -117,11 +117,16 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
 def chosen(settings: Settings, model: Model) -> list[Weight]:
     """The matrices to pack."""
     if settings.layout != "onnuri":
+        instead = "--layout onnuri"
         if not is_library_net(model.net):
-            raise Refusal("only nets of transformers have a config that says how codes are read", "--layout onnuri")
+            raise Refusal("only nets of transformers have a config that says how codes are read", instead)
+        if weights(model.net, "expert"):
+            raise Refusal(
+                "in that layout transformers opens fused experts only as codes, which are not written", instead
+            )
         found = [weight for weight in weights(model.net, "linear") if fits(weight)]
         if not found:
-            raise Refusal("this net has no linear layer that layout compressed-tensors could pack", "--layout onnuri")
+            raise Refusal("this net has no linear layer that layout compressed-tensors could pack", instead)
         return found
     found = weights(model.net, *(ROLES if settings.embeddings else ROLES[:-1]))
     if not found:
