@@ -41,9 +41,11 @@ def rounding(net: nn.Module, scheme: str) -> Iterator[None]:
     if not found:
         raise BadSettings("'quantized' has no effect: this model holds no weight matrices", hint="leave it out")
     group = usual_group(scheme)
+    fitting = {weight.name for weight in found if divided(weight.matrix.shape, scheme, group)}
+    if not fitting:
+        raise BadSettings(f"'quantized': no matrix has columns that {group} divides", hint="--quantized int8")
     for weight in found:
-        fits = divided(weight.matrix.shape, scheme, group)
-        attach(weight, Rounded(weight.view, *((scheme, group) if fits else ("int8", 0))))
+        attach(weight, Rounded(weight.view, *((scheme, group) if weight.name in fitting else ("int8", 0))))
     try:
         yield
     finally:

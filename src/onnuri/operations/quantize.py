@@ -100,7 +100,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     found = [weight for weight in found if plan[weight.name][0] != FLOAT]
     if settings.method.startswith("awq") and seen:
         scale(model, found, plan, seen, log)
-    steps = input_steps(model, [w for w in found if plan[w.name][0] == "int8-static"], seen) if seen else {}
+    steps = input_steps(model, found, plan, seen) if seen else {}
     rounded_by = seen if settings.method != "nearest" else None
     for number, (weight, moments) in enumerate(in_turn(model, found, rounded_by)):
         scheme, group = plan[weight.name]
@@ -240,9 +240,12 @@ def show(
 # -------------------------------------------------------------------------------------------------------- static ranges
 
 
-def input_steps(model: Model, found: Sequence[Weight], seen: Records) -> dict[str, Tensor]:
-    """The step of what each layer multiplies."""
-    return {name: fitted_step(sizes) for name, sizes in input_sizes(model, seen, found).items()}
+def input_steps(model: Model, found: Sequence[Weight], plan: Plan, seen: Records) -> dict[str, Tensor]:
+    """The step of what each layer multiplies that is to round it; a layer that no record reaches is not to."""
+    static = [weight for weight in found if plan[weight.name][0] == "int8-static"]
+    steps = {name: fitted_step(sizes) for name, sizes in input_sizes(model, seen, static).items()} if static else {}
+    plan.update({weight.name: ("int8", 0) for weight in static if weight.name not in steps})
+    return steps
 
 
 def check_ranges(
