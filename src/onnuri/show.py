@@ -53,9 +53,9 @@ def pace_lines(pace: dict[str, Any] | None) -> list[str]:
 
 
 def bar_lines(bars: dict[str, dict[str, float]]) -> list[str]:
-    """Of all that was measured of the parts of a model, the part with the largest value; the report draws the others."""
-    largest = {title: max(values.items(), key=lambda one: one[1]) for title, values in bars.items() if values}
-    return [f"{'most':12} {title}: {number(value)}, {name}" for title, (name, value) in largest.items()]
+    """That there is something to look at: what was measured of the parts of a model is read as a picture."""
+    parts = {name for values in bars.values() for name in values}
+    return [f"{'drawn':12} {len(bars)} measurements of its {len(parts)} parts, in onnuri/reports"] if parts else []
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:
