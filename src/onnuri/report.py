@@ -38,7 +38,6 @@ from .figures import (
     words,
 )
 
-MOST_BARS = 24  # of one kind; a deep net has hundreds of matrices
 EMPTY = {
     "settings": {},
     "inputs": [],
@@ -90,7 +89,11 @@ def page(title: str, steps: list[dict], samples: list[dict], seconds: float | No
         bars=speed_and_energy(measured),
         samples=[sample(one) for one in samples if one],
         ledger=[entry(step) for step in steps],
-        looked=[step | {"charts": part_bars(step["bars"])} for step in steps if step["bars"]],
+        looked=[
+            step | {"charts": [Markup(chart) for chart in draw.parts(step["bars"], number)]}
+            for step in steps
+            if step["bars"]
+        ],
         trained=[training(step) for step in steps if step["curves"] or step["findings"]],
         version=steps[-1]["versions"].get("onnuri", "") if steps else "",
         **more,
@@ -338,18 +341,6 @@ def sample(one: dict) -> dict:
         "fields": [pair for pair in fields if not isinstance(pair[1], Markup)],
         "truth": None if truth is None else shown(truth),
     }
-
-
-def part_bars(found: dict[str, dict[str, float]]) -> list[Markup]:
-    """What was measured of the parts of a model, the largest MOST_BARS of each kind."""
-    charts = []
-    for title, values in found.items():
-        largest = sorted(values.items(), key=lambda one: -(finite(one[1]) or 0))[:MOST_BARS]
-        told = title if len(largest) == len(values) else f"{title} (the {MOST_BARS} largest of {len(values)})"
-        charts.append(
-            Markup(draw.bars([{"label": name, "value": value} for name, value in largest], (told, told), number))
-        )
-    return charts
 
 
 def training(step: dict) -> dict:
