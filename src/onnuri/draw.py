@@ -257,6 +257,14 @@ def bars(rows: list[dict], title: Words, form: Form = tick_text, width: float = 
     return svg(width, 30 + 38 * len(rows), plain(title), text(0, 12, title, tint=MUTED) + drawn, about)
 
 
+def wide_range(name: str, series: dict) -> bool:
+    """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
+    values = [value for points in series.values() for _, one in points if (value := finite(one)) is not None]
+    if name == "learning rate" or not values or min(values) <= 0:
+        return False
+    return bool(max(values) / np.quantile(values, 0.05) > 100)
+
+
 def parts(found: dict[str, dict[str, float]], form: Form) -> list[str]:
     """{what was measured: {part of a model: value}} as bars, the MOST_BARS largest of each kind."""
     charts = []
