@@ -194,6 +194,15 @@ def test_what_counts_as_an_error(truth, answer, missed):
     assert report.wrong(truth, answer) is missed
 
 
+def test_what_was_measured_part_by_part_is_drawn_the_largest_first_and_not_all_of_a_deep_net():
+    bars = {"divergence": {f"layers.{n}": n / 40 for n in range(40)}, "bits": {"<b>head": 4.5}}
+    html = recipe([{"name": "packed", "line": line("quantize", measurement(0.9, 1000)) | {"bars": bars}}])
+    text = Page(html).text
+    assert "Part by part" in text and "divergence (the 24 largest of 40)" in text and "<b>head" in text
+    assert text.index("layers.39") < text.index("layers.16") and "layers.15" not in text
+    assert "Part by part" not in Page(recipe()).text
+
+
 def test_a_broken_promise_is_said_first():
     html = recipe([{"name": "packed", "line": line("quantize", measurement(0.9, 1000), kept=False)}])
     text = Page(html).text

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .errors import Refusal
 from .factored import MATRICES, Factored
 from .lowrank import LowRank
-from .packed import FORMATS, Packed, Rounding, nearest
+from .packed import FORMATS, ROUNDING, Packed, Rounding, is_plain_conv, nearest
 from .weights import View, Weight, is_transposed_linear, shape_of, weights
 
 SLOT = "attached"
@@ -77,9 +77,12 @@ class Stack(nn.Module):
         return product
 
     def convolved(self, layer: Any, x: Tensor, **options: Any) -> Tensor:
-        """What a convolution gives; in two steps where its kernels are two factors and nothing else."""
-        if isinstance(self.base, Factored) and not self.functions and layer.groups == 1:
-            return self.base.convolved(layer, x, **options)
+        """What a convolution gives: in two steps where its kernels are two factors, in integers where its input is rounded."""
+        base = self.base
+        if not self.functions and isinstance(base, Factored) and layer.groups == 1:
+            return base.convolved(layer, x, **options)
+        if not self.functions and isinstance(base, Packed) and base.input_scale is not None and base.rounds(x):
+            return base.conv2d(x, layer)
         return type(layer).original.forward(layer, x, **options)
 
     def rows(self, places: Tensor) -> Tensor:
@@ -109,8 +112,7 @@ TRANSPOSED = [kind.forward for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, 
 def attached_class(original: type, attributes: tuple[str, ...]) -> type:
     """A subclass of `original` that computes these attributes from their stacks."""
     body: dict = {name: property(lambda self, name=name: stacks(self)[name]()) for name in attributes}
-    # a class that overrides the forward pass of these does something of its own with the tensor
-    if original.forward is nn.Linear.forward or is_transposed_linear(original):
+    if is_plain_linear(original):
         body["forward"] = lambda self, x: stacks(self)["weight"].linear(x, self.bias)
     if original.forward is nn.Embedding.forward:
         body["forward"] = lambda self, x: stacks(self)["weight"].rows(x)
@@ -210,14 +212,29 @@ def require_baked(net: nn.Module) -> None:
 # --------------------------------------------------------------------------------------------------------- the packed form
 
 
-def pack(weight: Weight, scheme: str, group: int = 0, rounding: Rounding = nearest) -> None:
-    """Store the weight in a scheme of `FORMATS`. `group`: columns that share a scale, 0 for whole rows."""
+def pack(
+    weight: Weight, scheme: str, group: int = 0, rounding: Rounding = nearest, input_scale: Tensor | None = None
+) -> None:
+    """Store the weight in a scheme of `FORMATS`. `group`: columns that share a scale, 0 for whole rows. `input_scale`: the step
+    of what it is multiplied with, for int8-static."""
     value, form = weight.value, FORMATS[scheme]
-    codes, scale = rounding(weight.matrix.float(), form, group)
-    put_stack(
-        weight,
-        Packed(form.stored(codes).contiguous(), scale.contiguous(), weight.view, value.shape, value.dtype, scheme),
+    codes, scale = (part.contiguous() for part in rounding(weight.matrix.float(), form, group))
+    base = Packed(form.stored(codes), scale, weight.view, value.shape, value.dtype, scheme, input_scale)
+    put_stack(weight, base)
+
+
+def computes_integers(weight: Weight) -> bool:
+    """Whether every layer that holds the weight can round its input and multiply integers."""
+    return all(
+        attribute == "weight"
+        and (is_plain_linear(type(module)) or (type(module).forward is nn.Conv2d.forward and is_plain_conv(module)))
+        for module, attribute in weight.homes
     )
+
+
+def is_plain_linear(kind: type) -> bool:
+    """A class that overrides the forward pass of these does something of its own with the tensor."""
+    return kind.forward is nn.Linear.forward or is_transposed_linear(kind)
 
 
 def packed_weights(net: nn.Module) -> dict[str, tuple[Weight, Packed]]:
@@ -271,10 +288,10 @@ def updates(net: nn.Module) -> Updates:
 
 def unrounded(net: nn.Module) -> nn.Module:
     """The net itself, its packed products without rounding of inputs; a copy where any rounds them."""
-    if any(base.scheme == "int8-dynamic" for _, base in packed_weights(net).values()):
+    if any(base.scheme in ROUNDING for _, base in packed_weights(net).values()):
         net = copy.deepcopy(net)
         for _, base in packed_weights(net).values():
-            base.scheme = "int8"
+            base.scheme = "int8" if base.scheme in ROUNDING else base.scheme
     return net
 
 

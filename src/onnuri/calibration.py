@@ -4,15 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .data import Records
 from .model import Model
 from .observe import watching
 from .operation import Log
+from .packed import LEAST, is_plain_conv, patches
 from .weights import Weight, is_transposed_linear
 
 BATCH = 16  # records that run through the net at once
+SAMPLED = 2**14  # numbers of one batch that are kept of an input
+CUTS = 8  # steps tried for each halving of a range, four times
 FEW = 32  # records below which what is seen may be chance
 
 
@@ -83,11 +85,42 @@ def looked_up(model: Model, records: Records, part: Sequence[Weight]) -> dict[st
     return {name: found / found.sum() for name, found in counts.items()}
 
 
+@torch.no_grad()
+def input_sizes(model: Model, records: Records, found: Sequence[Weight]) -> dict[str, Tensor]:
+    """{weight: absolute values out of what its layer is multiplied with, SAMPLED at most for each batch and always the
+    largest}; of the weights of linear layers and plain convolutions over pictures."""
+    homes = {id(module): weight.name for weight in found for module, attribute in weight.homes if attribute == "weight"}
+    sizes: dict[str, list[Tensor]] = {}
+
+    def watch(_: str, module: nn.Module, x: Tensor) -> None:
+        name = homes.get(id(module))
+        if name and factors(module, x[:1]) is not None:
+            flat = x.detach().float().abs().flatten()
+            sizes.setdefault(name, []).append(torch.cat([flat.max()[None], flat[:: len(flat) // SAMPLED + 1]]))
+
+    with watching(model.net, watch, (nn.Module,)):
+        for start in range(0, len(records), BATCH):
+            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    return {name: torch.cat(parts) for name, parts in sizes.items()}
+
+
+def fitted_step(sizes: Tensor, largest: float = 127.0) -> Tensor:
+    """(): of the steps tried, the one with the least squared error when numbers of these sizes become whole steps, `largest`
+    at most; few large ones may be cut off so that the many others are finer."""
+    best, least = sizes.max().clamp_min(LEAST) / largest, torch.inf
+    for step in (best * 2 ** (-place / CUTS) for place in range(4 * CUTS)):
+        error = float(((sizes / step).round().clamp_max(largest) * step - sizes).square().sum())
+        best, least = (step, error) if error < least else (best, least)
+    return best
+
+
+def cut_off(sizes: Tensor, step: Tensor, largest: float = 127.0) -> float:
+    """The share of numbers of these sizes that lie beyond the range of their codes."""
+    return float((sizes > (largest + 0.5) * step).float().mean())
+
+
 def factors(module: nn.Module, x: Tensor) -> Tensor | None:
     """(products, columns): the vectors out of an input that the layer's matrix is multiplied with."""
     if isinstance(module, nn.Linear) or is_transposed_linear(type(module)):
         return x.reshape(-1, x.shape[-1]).float()
-    if isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str):
-        patches = functional.unfold(x.float(), module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-        return patches.transpose(1, 2).flatten(0, 1)
-    return None
+    return patches(module, x).flatten(0, 1) if is_plain_conv(module) else None  # type: ignore[arg-type]

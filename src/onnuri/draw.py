@@ -43,6 +43,9 @@ Point = tuple[float, float | None]  # None: a value that is not a finite number
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
+MOST_BARS = 24  # of one kind; a deep net has hundreds of matrices
+
+
 def curves(
     series: Mapping[Any, Sequence], x: Words, y: Words, log_y: bool = False, width: float = 440, height: float = 250
 ) -> str:
@@ -252,6 +255,24 @@ def bars(rows: list[dict], title: Words, form: Form = tick_text, width: float = 
     drawn = "".join(bar(row, 38 + index * 38, scale, form) for index, row in enumerate(rows))
     about = "; ".join(f"{row['label']}: {row.get('value')}" for row in rows)
     return svg(width, 30 + 38 * len(rows), plain(title), text(0, 12, title, tint=MUTED) + drawn, about)
+
+
+def wide_range(name: str, series: dict) -> bool:
+    """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
+    values = [value for points in series.values() for _, one in points if (value := finite(one)) is not None]
+    if name == "learning rate" or not values or min(values) <= 0:
+        return False
+    return bool(max(values) / np.quantile(values, 0.05) > 100)
+
+
+def parts(found: dict[str, dict[str, float]], form: Form) -> list[str]:
+    """{what was measured: {part of a model: value}} as bars, the MOST_BARS largest of each kind."""
+    charts = []
+    for title, values in found.items():
+        largest = sorted(values.items(), key=lambda one: -(finite(one[1]) or 0))[:MOST_BARS]
+        told = title if len(largest) == len(values) else f"{title} (the {MOST_BARS} largest of {len(values)})"
+        charts.append(bars([{"label": name, "value": value} for name, value in largest], (told, told), form))
+    return charts
 
 
 def bar(row: dict, y: float, scale: float, form: Form) -> str:

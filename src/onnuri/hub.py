@@ -246,6 +246,13 @@ def guarded(load: Callable, folder: Path, *args: Any, **options: Any) -> Any:
         raise BadInput(f"{folder} cannot be opened: {reason}") from error
 
 
+def is_library_net(net: nn.Module) -> bool:
+    """Whether a net is one of transformers, so that its folder opens there."""
+    from transformers import PreTrainedModel
+
+    return isinstance(net, PreTrainedModel)
+
+
 def known_types() -> set[str]:
     """Every model_type that transformers has a config for."""
     from transformers import CONFIG_MAPPING

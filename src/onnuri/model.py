@@ -25,6 +25,7 @@ from .adapters import (
 )
 from .bounds import bounded
 from .claims import claimed_by, open_session
+from .compressed_tensors import LAYOUT, is_compressed, read_compressed, write_compressed
 from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
@@ -57,6 +58,9 @@ class Model:
 
     baked: Parts = field(default_factory=dict)
     """The low-rank updates that were baked into the net and can be taken out again."""
+
+    layout: str = OWN
+    """How packed matrices are stored: in our own sub-folder, or as compressed-tensors does."""
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -146,8 +150,11 @@ def open_model(folder: Path | str) -> Model:
     family = claimed_by(folder)
     packed = folder / OWN_FILE
     session = open_session(folder)
-    with bounded(folder):
-        net, assets = guarded(family.read, folder, packed.exists() or session is not None)
+    compressed = is_compressed(folder) and not packed.exists() and session is None
+    if compressed:
+        net, assets = guarded(lambda path: read_compressed(lambda place: read_net(family, place, False), path), folder)
+    else:
+        net, assets = read_net(family, folder, packed.exists() or session is not None)
     if session:
         if (folder / RANKS).exists():
             put_ranks(net, folder / RANKS)
@@ -155,7 +162,14 @@ def open_model(folder: Path | str) -> Model:
     elif packed.exists():
         guarded(lambda path: load_packed(net, path), packed)
     baked = read_own(folder / BAKED) if (folder / BAKED).exists() else {}
-    return Model(family, session or net, assets, folder, read_pruned(folder), baked=baked)
+    layout = LAYOUT if compressed else OWN
+    return Model(family, session or net, assets, folder, read_pruned(folder), baked=baked, layout=layout)
+
+
+def read_net(family: Family, folder: Path, empty: bool) -> tuple[nn.Module, Any]:
+    """What the family reads, not much larger than what the folder stores."""
+    with bounded(folder):
+        return guarded(family.read, folder, empty)
 
 
 def adapted(folder: Path) -> Model:
@@ -178,7 +192,7 @@ def write_model(model: Model, folder: Path) -> None:
     """Write the model into an existing empty folder: the family's files, the packed or factored weights if any, and every foreign
     file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
     functions that are not baked in."""
-    from .attach import require_baked
+    from .attach import is_packed, require_baked
     from .packed_file import needs_own_file, save_packed, write_ranks
 
     (folder / OWN).mkdir(parents=True, exist_ok=True)
@@ -186,8 +200,12 @@ def write_model(model: Model, folder: Path) -> None:
         return write_adapter(model.net, model.base, folder)
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
-    packed = needs_own_file(model.net)
-    model.family.write(session.original if session else model.net, model.assets, folder, not (packed or session))
+    own = needs_own_file(model.net)
+    foreign = is_packed(model.net) and model.layout != OWN
+    if foreign:
+        write_compressed(model.net, lambda net: model.family.write(net, model.assets, folder, True), folder)
+    else:
+        model.family.write(session.original if session else model.net, model.assets, folder, not (own or session))
     if session:
         session.save(folder)
         write_ranks(session.original, folder / RANKS)
@@ -195,7 +213,7 @@ def write_model(model: Model, folder: Path) -> None:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
-    if packed:
+    if own and not foreign:
         save_packed(model.net, folder / OWN_FILE)
     if model.folder:
         copy_foreign(model.folder, folder)

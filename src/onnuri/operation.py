@@ -40,6 +40,9 @@ class Result:
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    bars: dict[str, dict[str, float]] = field(default_factory=dict)
+    """{what was measured: {part of the model: value}}, to be drawn."""
+
     pace: dict[str, Any] = field(default_factory=dict)
     """Of a training: its speed, and the share of the machine's peak."""
 

@@ -4,7 +4,7 @@ Codes lie as the weight's matrices do, (units, rows, columns). The columns of a 
 has its own (Dettmers et al., arXiv:2110.02861). A number is code * scale; there is no offset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,10 @@ from torch.nn import functional as F
 
 from .weights import View
 
+GROUP = 32  # columns, for codes of 4 bits
 LEAST = 1e-12  # a scale: zeros have some as well
+ROUNDING = ("int8-dynamic", "int8-static")
+"""The schemes by which a layer rounds its input too, and multiplies integers."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,13 @@ class Format:
 FORMATS = {
     "int8": Format(torch.int8, 8, 127.0),
     "int8-dynamic": Format(torch.int8, 8, 127.0),
+    "int8-static": Format(torch.int8, 8, 127.0),
     "int4": Format(torch.uint8, 4, 7.5),
     "fp8-e4m3": Format(torch.float8_e4m3fn, 8, 448.0, 3),
     "fp8-e5m2": Format(torch.float8_e5m2, 8, 57344.0, 2),
     "bf16": Format(torch.bfloat16, 16, 0.0, 7),
 }
-"""By scheme. int8-dynamic has the codes of int8; a Linear rounds its input as well."""
+"""By scheme. int8-dynamic and int8-static have the codes of int8; the layers round their inputs as well."""
 
 
 def scales(matrix: Tensor, form: Format, group: int) -> Tensor:
@@ -69,6 +73,23 @@ def scales(matrix: Tensor, form: Format, group: int) -> Tensor:
     if not form.largest:
         return matrix.new_ones(*matrix.shape[:2], 1)
     return grouped(matrix, group).abs().amax(3).clamp_min(LEAST) / form.largest
+
+
+def usual_group(scheme: str) -> int:
+    """How many columns share a scale where nothing is said of it; 0: all of a row."""
+    return GROUP if FORMATS[scheme].bits == 4 else 0
+
+
+def divided(shape: Sequence[int], scheme: str, group: int) -> bool:
+    """Whether the columns of matrices (units, rows, columns) are whole groups, and whole bytes."""
+    return (not group or shape[2] % group == 0) and shape[2] * FORMATS[scheme].bits % 8 == 0
+
+
+def packed_bytes(shape: Sequence[int], form: Format, group: int) -> int:
+    """Bytes of the codes and scales of matrices (units, rows, columns)."""
+    units, rows, columns = shape
+    groups = columns // group if group else 1
+    return units * rows * (columns * form.bits // 8 + 4 * groups)
 
 
 def grouped(matrix: Tensor, group: int) -> Tensor:
@@ -95,16 +116,28 @@ Rounding = Callable[[Tensor, Format, int], tuple[Tensor, Tensor]]
 class Packed(nn.Module):
     """The base of a stack: codes, one fp32 scale per group, and how they stand for a tensor of this shape and type.
 
-    scheme "int8-dynamic": a Linear also rounds each row of its input to int8 on the fly and multiplies integers.
+    scheme "int8-dynamic": a Linear also rounds each row of its input to int8 on the fly and multiplies integers; "int8-static":
+    a Linear or a convolution rounds its whole input to int8 at the step `input_scale` (), which was fixed beforehand.
     """
 
     codes: Tensor
     scale: Tensor
+    input_scale: Tensor | None
 
-    def __init__(self, codes: Tensor, scale: Tensor, view: View, shape: torch.Size, dtype: torch.dtype, scheme: str):
+    def __init__(
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        view: View,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        scheme: str,
+        input_scale: Tensor | None = None,
+    ):
         super().__init__()
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
+        self.register_buffer("input_scale", input_scale)
         self.view, self.shape, self.dtype, self.scheme = view, shape, dtype, scheme
 
     @property
@@ -121,13 +154,15 @@ class Packed(nn.Module):
         """The tensor: the product in fp32, cast once."""
         return self.view.tensor(self.matrix, self.shape).to(self.dtype)
 
+    def rounds(self, x: Tensor) -> bool:
+        """Whether this input is rounded. Rounding has no gradient: where one is asked for (an update is trained) it is not."""
+        return self.scheme in ROUNDING and not (torch.is_grad_enabled() and x.requires_grad)
+
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out); with one scale a row the product is scaled, and not the matrix before."""
         # codes are up to 127: their products would leave the range of a short type before they are scaled
-        # rounding has no gradient: where one is asked for (an update below is trained) the input stays float
-        rounded = self.scheme == "int8-dynamic" and not (torch.is_grad_enabled() and x.requires_grad)
-        if rounded:
-            product = dynamic_product(x, self.codes[0]) * self.scale[0, :, 0]
+        if self.rounds(x):
+            product = integer_product(x, self.codes[0], self.input_scale) * self.scale[0, :, 0]
         elif self.scale.shape[2] == 1:
             product = F.linear(x.float(), self.form.codes(self.codes[0])) * self.scale[0, :, 0]
         else:
@@ -135,19 +170,41 @@ class Packed(nn.Module):
         product = product.to(x.dtype)
         return product if bias is None else product + bias
 
+    def conv2d(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        """x (B, in, H, W) -> (B, out, H', W'), a plain convolution in integers: each place's patch is a row of a product."""
+        size = [
+            (x.shape[2 + d] + 2 * layer.padding[d] - layer.dilation[d] * (layer.kernel_size[d] - 1) - 1)  # type: ignore[operator]
+            // layer.stride[d]
+            + 1
+            for d in (0, 1)
+        ]
+        return self.linear(patches(layer, x).to(x.dtype), layer.bias).transpose(1, 2).unflatten(2, size)
+
     def rows(self, places: Tensor) -> Tensor:
         """These rows of a table, without forming the float table."""
         codes = self.form.codes(self.codes[0, places])
         return (codes * spread(self.scale[0, places], codes.shape[-1])).to(self.dtype)
 
 
-def dynamic_product(x: Tensor, codes: Tensor) -> Tensor:
-    """x (..., in) times codes (out, in) transposed, x rounded to int8 per row; fp32 (..., out)."""
+def integer_product(x: Tensor, codes: Tensor, step: Tensor | None) -> Tensor:
+    """x (..., in) times codes (out, in) transposed, x rounded to int8 at this step, or per row where there is none; fp32."""
     rows = x.reshape(-1, x.shape[-1]).float()
-    step = rows.abs().amax(1, keepdim=True).clamp_min(LEAST) / 127
-    integers = torch.round(rows / step).to(torch.int8)
+    step = rows.abs().amax(1, keepdim=True).clamp_min(LEAST) / 127 if step is None else step
+    integers = torch.round(rows / step).clamp_(-128, 127).to(torch.int8)
     product = torch._int_mm(integers, codes.t())  # type: ignore[attr-defined]  torch exports it under no other name
     return (product.float() * step).reshape(*x.shape[:-1], codes.shape[0])
+
+
+def is_plain_conv(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution over pictures that is one product of its patches with its matrix."""
+    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
+    return plain and not isinstance(layer.padding, str)
+
+
+def patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """(B, places, columns): what a plain convolution multiplies its matrix with, in fp32."""
+    found = F.unfold(x.float(), layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+    return found.transpose(1, 2)
 
 
 def packed_tensors(net: nn.Module) -> list[Tensor]:

@@ -15,7 +15,7 @@ from .attach import SLOT, factored_weights, packed_weights, put_stack
 from .errors import BadInput
 from .factored import Factored
 from .hub import read_json
-from .packed import FORMATS, Packed
+from .packed import FORMATS, Packed, packed_tensors
 from .weights import Weight, weights
 
 SIDES = ("left", "right")
@@ -37,12 +37,17 @@ def needs_own_file(net: nn.Module) -> bool:
     return any(isinstance(module, (Packed, Factored)) for module in net.modules())
 
 
+def tensor_bytes(net: nn.Module) -> int:
+    """Bytes of all that a file of the net stores, tied tensors once."""
+    return sum(value.nbytes for value in [*plain_tensors(net).values(), *packed_tensors(net)])
+
+
 def save_packed(net: nn.Module, path: Path) -> None:
     """Codes and scales under `packed.`, factors under `factored.`, all other tensors under `plain.`, by their names in memory."""
     packed = packed_weights(net)
     tensors: dict[str, Tensor] = {f"plain.{name}": value for name, value in plain_tensors(net).items()}
     for name, (_, base) in packed.items():
-        tensors |= {f"packed.{name}.codes": base.codes, f"packed.{name}.scale": base.scale}
+        tensors |= {f"packed.{name}.{part}": value for part, value in base.named_buffers()}
     for name, (_, base) in factored_weights(net).items():
         tensors |= {f"factored.{name}.{side}": getattr(base, side).detach().contiguous() for side in SIDES}
     kinds = {name: [str(base.dtype).removeprefix("torch."), base.scheme] for name, (_, base) in packed.items()}
@@ -59,7 +64,8 @@ def load_packed(net: nn.Module, path: Path) -> None:
         codes, scale = (tensors.pop(f"packed.{name}.{part}", None) for part in ("codes", "scale"))
         if name not in known or codes is None or scale is None:
             raise BadInput(f"{path}: the packed weight {name} is not one of this model's, or lacks its codes")
-        put_stack(known[name], base_of(known[name], codes, scale, dtype, scheme, path))
+        step = tensors.pop(f"packed.{name}.input_scale", None)
+        put_stack(known[name], base_of(known[name], codes, scale, step, dtype, scheme, path))
     names = dict.fromkeys(name.rpartition(".")[0] for name in tensors if name.startswith("factored."))
     for name in names:
         left, right = (tensors.pop(f"{name}.{side}", None) for side in SIDES)
@@ -102,7 +108,9 @@ def put_ranks(net: nn.Module, path: Path) -> None:
         put_factors(known, name, left, right, path)
 
 
-def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: str, path: Path) -> Packed:
+def base_of(
+    weight: Weight, codes: Tensor, scale: Tensor, step: Tensor | None, dtype: str, scheme: str, path: Path
+) -> Packed:
     """Checked against the weight; BadInput says what is wrong."""
     kind, form = getattr(torch, dtype, None), FORMATS.get(scheme)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point or form is None:
@@ -116,7 +124,12 @@ def base_of(weight: Weight, codes: Tensor, scale: Tensor, dtype: str, scheme: st
         raise BadInput(f"{path}: the packed weight {weight.name} is of another shape or type than the model's")
     if not scale.shape[2] or columns % scale.shape[2] or (form.bits == 4 and columns % 2):
         raise BadInput(f"{path}: the packed weight {weight.name} has {scale.shape[2]} scales for {columns} columns")
-    return Packed(codes, scale, weight.view, weight.value.shape, kind, scheme)
+    known = step is not None and step.dtype == torch.float32 and not step.dim() and bool(step > 0)
+    if known != (scheme == "int8-static") or (step is not None and not known):
+        raise BadInput(
+            f"{path}: the packed weight {weight.name} is {scheme}, and the step of its input does not fit that"
+        )
+    return Packed(codes, scale, weight.view, weight.value.shape, kind, scheme, step)
 
 
 def fill(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

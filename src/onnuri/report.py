@@ -52,6 +52,7 @@ EMPTY = {
     "parents": {},
     "after": None,
     "findings": None,
+    "bars": {},
     "seconds": None,
     "peak_memory_bytes": None,
     "digest": "",
@@ -88,6 +89,11 @@ def page(title: str, steps: list[dict], samples: list[dict], seconds: float | No
         bars=speed_and_energy(measured),
         samples=[sample(one) for one in samples if one],
         ledger=[entry(step) for step in steps],
+        looked=[
+            step | {"charts": [Markup(chart) for chart in draw.parts(step["bars"], number)]}
+            for step in steps
+            if step["bars"]
+        ],
         trained=[training(step) for step in steps if step["curves"] or step["findings"]],
         version=steps[-1]["versions"].get("onnuri", "") if steps else "",
         **more,
@@ -345,16 +351,8 @@ def training(step: dict) -> dict:
     }
     groups = [(words("loss"), losses)] if losses else []
     for y, series in [*groups, *((words(name), {words(name): points}) for name, points in left.items())]:
-        charts.append(Markup(draw.curves(series, words("step"), y, wide_range(y[0], series), 300, 200)))
+        charts.append(Markup(draw.curves(series, words("step"), y, draw.wide_range(y[0], series), 300, 200)))
     return {**step, "charts": charts}
-
-
-def wide_range(name: str, series: dict) -> bool:
-    """Whether values span so much that only a logarithmic axis shows them; a schedule is read by shape."""
-    values = [value for points in series.values() for _, one in points if (value := finite(one)) is not None]
-    if name == "learning rate" or not values or min(values) <= 0:
-        return False
-    return bool(max(values) / np.quantile(values, 0.05) > 100)
 
 
 def promise_view(promise: dict) -> dict:

@@ -273,6 +273,7 @@ def transform(
         "warnings": log.warnings,
         "license": terms,
         "curves": thin(result.curves),
+        **({"bars": result.bars} if result.bars else {}),
         "key": key,
     }
     line["after"] = measured(result.model, data, folder)

@@ -11,7 +11,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
     if "records" in result and "out" in result:
         return f"{result['records']} answers written to {result['out']}"
     if "promises" in result:
-        lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace")), *promise_lines(result)]
+        lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace"))]
+        lines += [*bar_lines(result.get("bars") or {}), *promise_lines(result)]
         return "\n".join([*lines, f"written to {out}"])
     if "headline" in result:
         return "\n".join(measurement_lines(result))
@@ -49,6 +50,12 @@ def pace_lines(pace: dict[str, Any] | None) -> list[str]:
         f"{scaled(pace['peak_flops_per_second'], 'FLOP/s')}"
     ) * (share >= 0.01)
     return [f"{'training':12} {number(pace['records_per_second'])} records/s{products}"]
+
+
+def bar_lines(bars: dict[str, dict[str, float]]) -> list[str]:
+    """That there is something to look at: what was measured of the parts of a model is read as a picture."""
+    parts = {name for values in bars.values() for name in values}
+    return [f"{'drawn':12} {len(bars)} measurements of its {len(parts)} parts, in onnuri/reports"] if parts else []
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from ..graph import OPSETS, in_float
 from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
+from ..packed import ROUNDING
 from ..runtime import Precision, Runtime
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         )
     runtime = registry.runtime(settings.to)
     require_effect(settings, runtime)
-    if any(base.scheme == "int8-dynamic" for _, base in packed_weights(model.net).values()):
+    if any(base.scheme in ROUNDING for _, base in packed_weights(model.net).values()):
         log.warn(
             f"{settings.to} computes in float what this model computes in integers: its answers are those of scheme int8"
         )

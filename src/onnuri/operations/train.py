@@ -1,10 +1,14 @@
 """Train a model from scratch or onward, or adopt another folder's body for your own labels."""
 
+from contextlib import nullcontext
+from typing import Literal
+
 import torch
 from pydantic import Field
 
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
+from ..fake_quantization import rounding
 from ..family import mix
 from ..fit import FitSettings, Objective, Progress, fit
 from ..model import Model
@@ -15,6 +19,9 @@ from ..registry import family as find_family
 class Settings(FitSettings):
     family: str = Field("", description="the kind of a new model, or of the body to adopt")
     new_head: bool = Field(False, description="keep the model's body and learn a new head for the labels of the data")
+    quantized: Literal["", "int8", "int4", "fp8-e4m3", "fp8-e5m2"] = Field(
+        "", description="compute with matrices rounded so, to be packed by quantize --scheme afterwards"
+    )
     config: dict = Field({}, description="the new model's design, as NAME=VALUE,...; the family has a default for each")
 
 
@@ -31,10 +38,15 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
         model.check(data.records)  # a label that only the other splits have is known now, not when all is done
     elif settings.config:
         raise BadSettings("'config' has no effect on a model that exists", hint="leave --config or MODEL out")
-    if fresh and not model.players:  # a forest is grown by its start; nothing is left to descend
+    if settings.quantized and model.pruned:
+        raise BadSettings("'quantized' does not keep the zeros of a pruned model", hint="leave it out")
+    if (
+        fresh and not model.players and not settings.quantized
+    ):  # a forest is grown by its start; nothing is left to descend
         return Result(model=model)
     model.require_players()
-    progress = fit(objective_of(model), train, validation_of(data), settings, log, fresh)
+    with rounding(model.net, settings.quantized) if settings.quantized else nullcontext():
+        progress = fit(objective_of(model), train, validation_of(data), settings, log, fresh)
     return trained(model, progress)
 
 

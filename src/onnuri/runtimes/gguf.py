@@ -23,6 +23,7 @@ from . import gguf_file
 ARTEFACT = "onnuri/model.gguf"
 LEAST = 256  # tokens that a context is made for
 COMPARED = 200  # texts that both tokenizers cut
+KEPT: list[Any] = []  # what the library calls as long as it lives
 
 
 @cache
