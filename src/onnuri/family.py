@@ -35,6 +35,12 @@ class Size:
     step: int = 1
     """The number should stay a multiple of it."""
 
+    run: int = 1
+    """As many units in a row belong together: a norm takes them as one group."""
+
+    sections: int = 1
+    """Into so many parts of one length they are divided, of which each must keep as many: groups of a norm."""
+
     least: int = 1
     """Fewer of them could not answer."""
 

@@ -21,7 +21,8 @@ from .model import Model
 
 TOLERANCE = 1e-4  # relative: sums in fp32 in another order stay well below it, a wrong order far above
 STIRRED = 0.1  # relative: how far each number of the copy is moved
-MOST_LAYOUTS = 64  # ways of lying in the tensors that are tried for one division
+SURELY_UNLIKE = 12  # so many units have half a billion orders
+MOST_LAYOUTS = 16  # ways of lying in the tensors that are tried for one division
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def changed_axes(net: nn.Module, smaller: nn.Module) -> dict[tuple[str, int], tu
     old, new = tensors_of(net), tensors_of(smaller)
     unlike = [name for name in old.keys() | new.keys() if name not in old or name not in new]
     unlike += [name for name in old.keys() & new.keys() if old[name].dim() != new[name].dim()]
+    unlike += [name for name, value in old.items() if name in new and value.shape != new[name].shape and not value.is_floating_point()]
     if unlike:
         raise Refusal(f"{min(unlike)} would find no place", "another number of units")
     pairs = {(name, axis): (n, new[name].shape[axis]) for name in old for axis, n in enumerate(old[name].shape)}
@@ -123,8 +125,8 @@ class Trial:
             pending |= {} if alone else some
         if not pending:
             return found
-        whole = [(size.count, left), min(pending.values())]
-        together = self.borne_out(size, pending, list(dict.fromkeys(whole)))
+        numbers = sorted({(size.count, left), min(pending.values())}, reverse=True)
+        together = self.borne_out(size, pending, numbers)
         return None if together is None else found + together
 
     def borne_out(self, size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]]) -> list[Place] | None:
@@ -134,9 +136,14 @@ class Trial:
                 return division
         return None
 
-    @torch.no_grad()
     def unchanged(self, places: Sequence[Place]) -> bool:
-        """Whether the net answers the same when the units of these places stand in another order."""
+        """Whether the net answers the same when the units of these places stand in another order: of all of them, and of
+        only some, lest the same order in two places hides that they are one."""
+        halves = [[p for i, p in enumerate(places) if i >> bit & 1 == side] for bit in range(bits(places)) for side in (0, 1)]
+        return all(self.unchanged_by(some) for some in [places, *halves])
+
+    @torch.no_grad()
+    def unchanged_by(self, places: Sequence[Place]) -> bool:
         orders = {place.name: shuffled(place, self.generator) for place in places}
         reorder(self.tensors, places, orders)
         after = behavior(self.model, self.batch)
@@ -147,8 +154,12 @@ class Trial:
     def is_exact(self, size: Size, left: int, places: Sequence[Place]) -> bool:
         """Whether zeros in a unit's place are as good as its absence."""
         kept = {place.name: chosen(place, torch.rand(place.count, generator=self.generator)) for place in places}
-        less = Model(self.model.family, taken_out(self.model.net, Cut(size, left, tuple(places), True), kept), self.model.assets)
-        found = behavior(less, self.batch)
+        cut = Cut(size, left, tuple(places), True)
+        less = Model(self.model.family, taken_out(self.model.net, cut, kept), self.model.assets)
+        try:
+            found = behavior(less, self.batch)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            raise misfit(size, f"with {left} it does not run: {str(error).splitlines()[0]}") from error
         set_to_zero(self.model.net, places, kept)
         return apart(behavior(self.model, self.batch), found) <= TOLERANCE
 
@@ -183,7 +194,7 @@ def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 def divisions(size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]], blocks: Sequence[str]) -> Iterator[list[Place]]:
     """The ways in which these axes can be divided, the finest first: for each block, each part of the net or the whole alone;
-    units of one number or of `step`, in one section or in `step` of them; in runs or in chunks."""
+    units of one number or as the size says; in runs or in chunks."""
     owners = dict.fromkeys(lengths, "")
     scopes = [[next((b for b in blocks if name.startswith(f"{b}.")), None) for name, _ in lengths]]
     scopes += [[name.partition(".")[0] for name, _ in lengths], [""] * len(lengths)]
@@ -193,15 +204,21 @@ def divisions(size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]], 
             continue
         seen.append(scope)
         owners = dict(zip(lengths, scope))
-        for number, (run, sections) in product(numbers, grains(size.step)):
+        for number, (run, sections) in product(numbers, grains(size)):
             for chunks in layouts(lengths, number, run):
                 if whole := together(lengths, owners, number, run, sections, chunks):
                     yield whole
 
 
-def grains(step: int) -> list[tuple[int, int]]:
+def grains(size: Size) -> list[tuple[int, int]]:
     """(numbers in a unit, sections of units)."""
-    return [(1, 1), (step, 1), (1, step)] if step > 1 else [(1, 1)]
+    return list(dict.fromkeys([(1, 1), (size.run, size.sections)]))
+
+
+def bits(places: Sequence[Place]) -> int:
+    """How many halvings tell these places apart; none are needed where units have too many orders to meet by chance."""
+    few = any(place.count // place.sections < SURELY_UNLIKE for place in places)
+    return (len(places) - 1).bit_length() if few else 0
 
 
 def layouts(lengths: Mapping, number: tuple[int, int], run: int) -> list[dict[int, int]]:
