@@ -3,7 +3,7 @@
 No architecture is named. A net of the same design with fewer units differs in shape; the axes that differ are those that
 the units lie on. Which of these axes belong together is tried out, from the finest division to the coarsest: units
 that are put in another order, in all that belongs to them and in nothing else, change no answer of the net. What fails that
-is not taken apart. Tried on a copy whose every number was moved, so that no zero and no equal numbers hide a fault.
+is not taken apart. Tried on a copy with random numbers, so that no zeros, no equal and no faint ones hide a fault.
 """
 
 import copy
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from .errors import Refusal
 from .family import Batch, Size
 from .model import Model
+from .weights import weights
 
 TOLERANCE = 1e-4  # relative: sums in fp32 in another order stay well below it, a wrong order far above
-STIRRED = 0.1  # relative: how far each number of the copy is moved
+SPREAD = 0.3  # of what is added to single numbers, such as biases and the scales of norms
 SURELY_UNLIKE = 12  # so many units have half a billion orders
 MOST_LAYOUTS = 16  # ways of lying in the tensors that are tried for one division
 
@@ -105,10 +106,10 @@ def tensors_of(net: nn.Module) -> dict[str, Tensor]:
 
 
 class Trial:
-    """A stirred copy of a net in fp32, on which divisions into units are tried out."""
+    """A random copy of a net in fp32, on which divisions into units are tried out."""
 
     def __init__(self, model: Model, batch: Batch):
-        self.model, self.batch = Model(model.family, stirred(model.net), model.assets), batch
+        self.model, self.batch = Model(model.family, randomized(model.net), model.assets), batch
         self.tensors, self.blocks = tensors_of(self.model.net), list(model.blocks)
         self.before = behavior(self.model, batch)
         self.generator = torch.Generator().manual_seed(0)
@@ -164,15 +165,17 @@ class Trial:
         return apart(behavior(self.model, self.batch), found) <= TOLERANCE
 
 
-def stirred(net: nn.Module) -> nn.Module:
-    """A copy in fp32 with every number moved."""
+@torch.no_grad()
+def randomized(net: nn.Module) -> nn.Module:
+    """A copy in fp32 with random matrices whose products are as large as what they multiply, and all else moved."""
     made = copy.deepcopy(net).float().eval()
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for value in {id(v): v for v in made.state_dict(keep_vars=True).values() if isinstance(v, Tensor)}.values():
-            if value.is_floating_point():
-                noise = torch.rand(value.shape, generator=generator).to(value)
-                value.mul_(1 + STIRRED * noise).add_(STIRRED**2 * noise)
+    matrices = {id(weight.value): weight.matrix.shape[2] for weight in weights(made) if weight.role != "embedding"}
+    for value in {id(v): v for v in made.state_dict(keep_vars=True).values() if isinstance(v, Tensor)}.values():
+        if value.is_floating_point() and value.dim() > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) / matrices.get(id(value), 1) ** 0.5)
+        elif value.is_floating_point():
+            value.add_(SPREAD * torch.rand(value.shape, generator=generator).to(value))
     return made
 
 

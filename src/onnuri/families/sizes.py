@@ -37,7 +37,7 @@ def of_config(net: Any, assets: Any) -> list[Size]:
     entries = dict(numbers_of(net.config))
     found = [*of_heads(net, entries)]
     for entry, value in entries.items():
-        if "head" in entry[1]:
+        if "head" in entry[1] or any(word in entry[1] for word in ASKED):
             continue
         count = value or stated_by_shapes(net, entry)
         if count > 1:
@@ -61,7 +61,9 @@ def of_heads(net: Any, entries: Mapping[Entry, int]) -> Iterator[Size]:
         some = {entry: value for entry, value in heads.items() if (entry[0], entry[2]) == (part, place)}
         count = math.gcd(*some.values())
         if count > 1:
-            made = maker(net, {entry: value // count for entry, value in some.items()})
+            width = [e for e, value in entries.items() if e[0] == part and "head_dim" in e[1] and not value]
+            stated = {entry: value for entry in width if (value := stated_by_shapes(net, entry))}
+            made = maker(net, {entry: value // count for entry, value in some.items()}, stated)
             yield Size(" and ".join(map(label, some)), "heads", count, made)
 
 
@@ -85,20 +87,12 @@ def label(entry: Entry) -> str:
     return entry[1] if entry[2] is None else f"{entry[1]}[{entry[2]}]"
 
 
-def maker(net: Any, entries: Mapping[Entry, int]) -> Callable[[int], nn.Module]:
-    """A number -> the empty net whose entries are that number times their factor."""
+def maker(net: Any, entries: Mapping[Entry, int], stated: Mapping[Entry, int] = {}) -> Callable[[int], nn.Module]:
+    """A number -> the empty net whose entries are that number times their factor, and others as `stated`."""
 
     def made(number: int) -> nn.Module:
-        config = deepcopy(net.config)
-        for (part, name, place), factor in entries.items():
-            owner = parts_of(config)[part]
-            value: Any = number * factor
-            if place is not None:
-                whole = list(getattr(owner, name))
-                whole[place] = value
-                value = type(getattr(owner, name))(whole)
-            setattr(owner, name, value)
-        smaller = empty(type(net), config)
+        values = {entry: number * factor for entry, factor in entries.items()} | stated
+        smaller = empty(type(net), edited(net.config, values))
         if net.can_generate():
             smaller.generation_config = deepcopy(net.generation_config)
         return smaller
@@ -106,16 +100,33 @@ def maker(net: Any, entries: Mapping[Entry, int]) -> Callable[[int], nn.Module]:
     return made
 
 
+def edited(config: Any, values: Mapping[Entry, int]) -> Any:
+    """A copy of a config with other values. Refusal where it does not take them."""
+    config = deepcopy(config)
+    for (part, name, place), value in values.items():
+        owner = parts_of(config)[part]
+        whole = getattr(owner, name)
+        if place is not None:
+            value = type(whole)([*whole[:place], value, *whole[place + 1 :]])
+        try:
+            setattr(owner, name, value)
+        except Exception as error:  # the library checks each entry by the types that it was declared with
+            raise Refusal(f"{name} cannot be {value}", "another number") from error
+    return config
+
+
 def stated_by_shapes(net: Any, entry: Entry) -> int:
-    """The value that an entry without one stands for: the size of what becomes PROBE when that is its value; else 0."""
+    """The value that an entry without one stands for: what the sizes of tensors are in proportion to; else 0."""
     try:
         probe = maker(net, {entry: 1})(PROBE)
     except Refusal:
         return 0
     old, new = ({name: tuple(v.shape) for name, v in one.state_dict().items()} for one in (net, probe))
-    changed = [pair for name in old.keys() & new.keys() for pair in zip(old[name], new[name]) if pair[0] != pair[1]]
-    found = {before for before, after in changed if after == PROBE}
-    return found.pop() if len(found) == 1 and old.keys() == new.keys() else 0
+    if old.keys() != new.keys():
+        return 0
+    found = {before * PROBE / after for name in old for before, after in zip(old[name], new[name]) if before != after}
+    value = found.pop() if len(found) == 1 else 0
+    return int(value) if value == int(value) else 0
 
 
 def on_meta(build: Callable[[], nn.Module]) -> nn.Module:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..attach import require_plain
-from ..blocks import rows_of, spaced, with_blocks
+from ..blocks import even, rows_of, with_blocks
 from ..calibration import in_turn, looked_at, second_moments
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal
@@ -136,19 +136,27 @@ def keep(scores: Tensor, settings: Settings) -> Tensor:
 def shallower(settings: Settings, log: Log, model: Model, seen: Records) -> Model:
     """The model without the blocks that change least what flows through them, so many of each row; evenly spaced ones
     where the design lets none go alone."""
-    changes, rows = by_change(model, seen), rows_of(list(model.blocks))
-    gone = [name for row in rows for name in sorted(row, key=changes.__getitem__)[: less_by(settings.share, len(row))]]
-    if not gone:
+    changes, less, refusals = by_change(model, seen), model, list[Refusal]()
+    rows = [row for row in rows_of(list(model.blocks)) if less_by(settings.share, len(row))]
+    if not rows:
         raise BadSettings(f"'share' {settings.share:g} has no effect: no row has so many blocks", hint="a larger --share")
-    names = [name for name in model.blocks if name not in gone]
-    try:
-        return with_blocks(model, names)
-    except Refusal as refusal:
-        names = spaced(model, 1 - settings.share)
-        if len(names) == len(model.blocks):
-            raise refusal from None
-        log.warn(f"evenly spaced blocks stay, not those that change most: {refusal.why}")
-        return with_blocks(model, names)
+    names = list(model.blocks)
+    for row in rows:
+        most = sorted(row, key=changes.__getitem__)[less_by(settings.share, len(row)) :]
+        for stay in (most, even(row, 1 - settings.share)):
+            fewer = [name for name in names if name not in row or name in stay]
+            try:
+                less = with_blocks(model, fewer)
+            except Refusal as refusal:
+                refusals.append(refusal)
+                continue
+            if stay is not most:
+                log.warn(f"evenly spaced blocks stay, not those that change most: {refusals[-1].why}")
+            names = fewer
+            break
+    if less is model:
+        raise refusals[0]
+    return less
 
 
 def less_by(share: float, count: int) -> int:
@@ -220,7 +228,8 @@ def best_reason(refusals: Sequence[Refusal], units: str) -> Refusal:
             "fewer heads would be wider ones",
             "--units channels",
         )
-    return Refusal("; ".join(dict.fromkeys(refusal.why for refusal in refusals))[:600], refusals[0].instead)
+    reasons = [refusal.why for refusal in refusals if "no tensor" not in refusal.why] or [refusals[0].why]
+    return Refusal(f"the description of this model states no {units} that can go alone; {reasons[0]}", refusals[0].instead)
 
 
 def same_size(model: Model, size: Size) -> Size:
