@@ -143,8 +143,10 @@ def by_change(model: Model, records: Records) -> dict[str, float]:
     def watch(name: str, axis: int):
         def hook(module: nn.Module, inputs: tuple, named: dict, output) -> None:
             given, made = first([*inputs, *named.values()]), first(output)
-            alike = given is not None and made is not None and given.shape == made.shape
-            angles = functional.cosine_similarity(given.float(), made.float(), axis) if alike else torch.tensor([-torch.inf])
+            if given is None or made is None or given.shape != made.shape:
+                angles = torch.tensor([-torch.inf])
+            else:
+                angles = functional.cosine_similarity(given.float(), made.float(), axis)
             sums[name] = sums.get(name, 0.0) + float(angles.sum())
             counts[name] = counts.get(name, 0) + angles.numel()
 

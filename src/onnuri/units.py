@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,8 @@ def changed_axes(net: nn.Module, smaller: nn.Module) -> dict[tuple[str, int], tu
     old, new = tensors_of(net), tensors_of(smaller)
     unlike = [name for name in old.keys() | new.keys() if name not in old or name not in new]
     unlike += [name for name in old.keys() & new.keys() if old[name].dim() != new[name].dim()]
-    unlike += [name for name, value in old.items() if name in new and value.shape != new[name].shape and not value.is_floating_point()]
+    whole = [name for name, value in old.items() if name not in unlike and not value.is_floating_point()]
+    unlike += [name for name in whole if old[name].shape != new[name].shape]
     if unlike:
         raise Refusal(f"{min(unlike)} would find no place", "another number of units")
     pairs = {(name, axis): (n, new[name].shape[axis]) for name in old for axis, n in enumerate(old[name].shape)}
@@ -140,7 +141,9 @@ class Trial:
     def unchanged(self, places: Sequence[Place]) -> bool:
         """Whether the net answers the same when the units of these places stand in another order: of all of them, and of
         only some, lest the same order in two places hides that they are one."""
-        halves = [[p for i, p in enumerate(places) if i >> bit & 1 == side] for bit in range(bits(places)) for side in (0, 1)]
+        halves = [
+            [p for i, p in enumerate(places) if i >> bit & 1 == side] for bit in range(bits(places)) for side in (0, 1)
+        ]
         return all(self.unchanged_by(some) for some in [places, *halves])
 
     @torch.no_grad()
@@ -191,14 +194,17 @@ def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """The largest difference, relative to the largest value; infinite where shapes differ."""
     if any(a.shape != b.shape for a, b in zip(one, other)):
         return math.inf
-    gaps = [float((a.float() - b.float()).abs().max() / a.float().abs().max().clamp_min(1e-6)) for a, b in zip(one, other)]
+    gaps = [
+        float((a.float() - b.float()).abs().max() / a.float().abs().max().clamp_min(1e-6)) for a, b in zip(one, other)
+    ]
     return math.inf if any(gap != gap for gap in gaps) else max(gaps)
 
 
-def divisions(size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]], blocks: Sequence[str]) -> Iterator[list[Place]]:
+def divisions(
+    size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]], blocks: Sequence[str]
+) -> Iterator[list[Place]]:
     """The ways in which these axes can be divided, the finest first: for each block, each part of the net or the whole alone;
     units of one number or as the size says; in runs or in chunks."""
-    owners = dict.fromkeys(lengths, "")
     scopes = [[next((b for b in blocks if name.startswith(f"{b}.")), None) for name, _ in lengths]]
     scopes += [[name.partition(".")[0] for name, _ in lengths], [""] * len(lengths)]
     seen: list[list] = []
@@ -209,7 +215,7 @@ def divisions(size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]], 
         owners = dict(zip(lengths, scope))
         for number, (run, sections) in product(numbers, grains(size)):
             for chunks in layouts(lengths, number, run):
-                if whole := together(lengths, owners, number, run, sections, chunks):
+                if whole := together(lengths, owners, [n // run for n in number], sections, chunks):
                     yield whole
 
 
@@ -232,13 +238,19 @@ def layouts(lengths: Mapping, number: tuple[int, int], run: int) -> list[dict[in
         return []
     sizes = sorted({before for before, _ in pairs})
     parts = [[n for n in range(1, size // count + 1) if size // count % n == 0] for size in sizes]
-    found = [dict(zip(sizes, choice)) for choice in product(*parts)]
+    found = [dict(zip(sizes, choice)) for choice in islice(product(*parts), MOST_LAYOUTS**2)]
     return sorted(found, key=lambda one: sum(one.values()))[:MOST_LAYOUTS]
 
 
-def together(lengths: Mapping, owners: Mapping, number: tuple[int, int], run: int, sections: int, chunks: Mapping) -> list[Place]:
-    """One place for each owner; [] where the sections are too small to choose in."""
-    count, left = (n // run for n in number)
+def together(
+    lengths: Mapping[tuple[str, int], tuple[int, int]],
+    owners: Mapping,
+    units: Sequence[int],
+    sections: int,
+    chunks: Mapping[int, int],
+) -> list[Place]:
+    """One place of units (how many, how many stay) for each owner; [] where the sections are too small to choose in."""
+    count, left = units
     if left < 1 or count % sections or left % sections or count // sections < 2:
         return []
     tail = f"of {min(size for size, _ in lengths.values())}"
@@ -248,7 +260,11 @@ def together(lengths: Mapping, owners: Mapping, number: tuple[int, int], run: in
             count,
             left,
             sections,
-            tuple(Axis(*key, size, chunks[size]) for key, (size, _) in lengths.items() if owners[key] == owner),
+            tuple(
+                Axis(name, axis, size, chunks[size])
+                for (name, axis), (size, _) in lengths.items()
+                if owners[name, axis] == owner
+            ),
         )
         for owner in dict.fromkeys(owners.values())
     ]
@@ -305,7 +321,9 @@ def taken_out(net: nn.Module, cut: Cut, kept: Kept) -> nn.Module:
                     copies[id(value)] = part_of(value, stays.get(names.get(id(value), ""), ()))
                 made, wanted = copies[id(value)], mine.get(key)
                 if made is not None and wanted is not None and made.shape != wanted.shape:
-                    raise misfit(cut.size, f"{path}.{key} would be {tuple(wanted.shape)} instead of {tuple(made.shape)}")
+                    raise misfit(
+                        cut.size, f"{path}.{key} would be {tuple(wanted.shape)} instead of {tuple(made.shape)}"
+                    )
                 mine[key] = made  # type: ignore[assignment]
     return smaller.train(net.training)
 

@@ -87,11 +87,13 @@ def label(entry: Entry) -> str:
     return entry[1] if entry[2] is None else f"{entry[1]}[{entry[2]}]"
 
 
-def maker(net: Any, entries: Mapping[Entry, int], stated: Mapping[Entry, int] = {}) -> Callable[[int], nn.Module]:
+def maker(
+    net: Any, entries: Mapping[Entry, int], stated: Mapping[Entry, int] | None = None
+) -> Callable[[int], nn.Module]:
     """A number -> the empty net whose entries are that number times their factor, and others as `stated`."""
 
     def made(number: int) -> nn.Module:
-        values = {entry: number * factor for entry, factor in entries.items()} | stated
+        values = {entry: number * factor for entry, factor in entries.items()} | dict(stated or {})
         smaller = empty(type(net), edited(net.config, values))
         if net.can_generate():
             smaller.generation_config = deepcopy(net.generation_config)

@@ -6,6 +6,7 @@ Letters: B texts. Batch: the entries of either kind; labels (B,) int64.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -40,9 +40,12 @@ TRIED = 4  # records on which it is tried which slices belong together
 
 
 class Settings(Base):
-    share: float = Field(0.5, gt=0, lt=1, description="share of each matrix's numbers that becomes zero, or of the units")
+    share: float = Field(
+        0.5, gt=0, lt=1, description="share of each matrix's numbers that becomes zero, or of the units"
+    )
     units: Literal["numbers", "channels", "heads", "experts", "blocks"] = Field(
-        "numbers", description="what goes: single numbers become zero; whole units are taken out, and the net is smaller"
+        "numbers",
+        description="what goes: single numbers become zero; whole units are taken out, and the net is smaller",
     )
     method: Literal["magnitude", "wanda", "sparsegpt"] = Field(
         "magnitude", description="by size, by size times input, or so that what is left makes up for it"
@@ -139,7 +142,9 @@ def shallower(settings: Settings, log: Log, model: Model, seen: Records) -> Mode
     changes, less, refusals = by_change(model, seen), model, list[Refusal]()
     rows = [row for row in rows_of(list(model.blocks)) if less_by(settings.share, len(row))]
     if not rows:
-        raise BadSettings(f"'share' {settings.share:g} has no effect: no row has so many blocks", hint="a larger --share")
+        raise BadSettings(
+            f"'share' {settings.share:g} has no effect: no row has so many blocks", hint="a larger --share"
+        )
     names = list(model.blocks)
     for row in rows:
         most = sorted(row, key=changes.__getitem__)[less_by(settings.share, len(row)) :]
@@ -201,7 +206,9 @@ def cuts_of(settings: Settings, log: Log, model: Model, records: Records) -> lis
             refusals.append(refusal)
     exact = [cut for cut in found if cut.exact]
     if found and not exact and settings.units == "channels":
-        log.warn("a norm takes these channels together, so that those that stay change as well: train the result onward")
+        log.warn(
+            "a norm takes these channels together, so that those that stay change as well: train the result onward"
+        )
     if not found and refusals:
         raise best_reason(refusals, settings.units)
     if not found:
@@ -229,7 +236,9 @@ def best_reason(refusals: Sequence[Refusal], units: str) -> Refusal:
             "--units channels",
         )
     reasons = [refusal.why for refusal in refusals if "no tensor" not in refusal.why] or [refusals[0].why]
-    return Refusal(f"the description of this model states no {units} that can go alone; {reasons[0]}", refusals[0].instead)
+    return Refusal(
+        f"the description of this model states no {units} that can go alone; {reasons[0]}", refusals[0].instead
+    )
 
 
 def same_size(model: Model, size: Size) -> Size:
