@@ -68,13 +68,16 @@ def test_the_library_opens_what_is_left(units, name, tmp_path):
     assert count_parameters(again) < count_parameters(folders.reopen(name, tmp_path / "model"))
     batch = result.model.collate(data.split("test").some(4).list())
     other = Model(model.family, again, result.model.assets)
-    assert torch.equal(result.model.outputs(batch)[0], other.outputs(batch)[0])
+    found, expected = result.model.outputs(batch)[0], other.outputs(batch)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if name == "wav2vec2" else 0)  # it folds a norm
     second = apply(Settings(units=units), Quiet(), open_model(tmp_path / "model"), data)
     assert tensor_digest(second.model.net) == tensor_digest(result.model.net)
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-@pytest.mark.parametrize("units, name", [("channels", "llama"), ("heads", "llama"), ("channels", "gpt2"), ("channels", "resnet")])
+@pytest.mark.parametrize(
+    "units, name", [("channels", "llama"), ("heads", "llama"), ("channels", "gpt2"), ("channels", "resnet")]
+)
 def test_by_what_the_layers_see(units, name, method, tmp_path):
     model = open_model(folders.save(name, tmp_path / "model"))
     carried_out(model, data_for(name, tmp_path), units=units, method=method, calibration=16)
@@ -95,6 +98,18 @@ def test_a_head_goes_with_its_group(tmp_path):
         assert torch.equal(layer.self_attn.o_proj.weight, old.o_proj.weight[:, 16 * stays : 16 * stays + 16])
 
 
+def test_as_many_heads_as_the_width_can_be_divided_by(tmp_path):
+    """Three of four heads would not divide 32: two stay, and that is said."""
+    name = "llama"
+    model = open_model(folders.save(name, tmp_path / "model"))
+    model.net.config.num_key_value_heads = 4
+    net = type(model.net)(model.net.config).eval()
+    model, log = Model(model.family, net, model.assets), Quiet()
+    result = apply(Settings(units="heads", share=0.25), log, model, data_for(name, tmp_path))
+    left = result.model.net.config.num_attention_heads
+    assert left == 2 and any("num_attention_heads and num_key_value_heads: 2 stay" in text for text in log.warnings)
+
+
 @pytest.mark.parametrize("method", ["magnitude", "wanda"])
 def test_experts_go_as_if_the_router_never_chose_them(method, tmp_path):
     model = open_model(folders.save("mixtral", tmp_path / "model"))
@@ -105,7 +120,7 @@ def test_experts_go_as_if_the_router_never_chose_them(method, tmp_path):
     data = data_for("mixtral", tmp_path)
     result, _ = carried_out(model, data, units="experts", method=method)
     assert result.model.net.config.num_local_experts == 2
-    ((cut, kept),) = result.report["cuts"]
+    ((_, kept),) = result.report["cuts"]
     gone = sorted(set(range(4)) - set(next(iter(kept.values())).tolist()))
     hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(0))
     old, new = before.net.model.layers[0].mlp, result.model.net.model.layers[0].mlp
@@ -124,7 +139,7 @@ def test_experts_go_as_if_the_router_never_chose_them(method, tmp_path):
 
 def test_a_token_must_find_the_experts_that_it_asks_for(tmp_path):
     model = open_model(folders.save("mixtral", tmp_path / "model"))
-    with pytest.raises(BadSettings, match="would leave 1 of 4 experts.*at least 2.*\n.*--share 0.5"):
+    with pytest.raises(BadSettings, match=r"would leave 1 of 4 experts.*at least 2.*\n.*--share 0.5"):
         apply(Settings(units="experts", share=0.75), Quiet(), model, data_for("mixtral", tmp_path))
 
 
@@ -270,7 +285,9 @@ def test_size_counts_every_slice():
     model, data = toy("causal_lm")
     (cut,) = cuts_of(Settings(units="channels"), Quiet(), model, data.split("train"))
     mlp = model.net.model.layers[0].mlp
-    expected = mlp.gate_proj.weight.square().sum(1) + mlp.up_proj.weight.square().sum(1) + mlp.down_proj.weight.square().sum(0)
+    expected = (
+        mlp.gate_proj.weight.square().sum(1) + mlp.up_proj.weight.square().sum(1) + mlp.down_proj.weight.square().sum(0)
+    )
     torch.testing.assert_close(by_size(model, cut.places[0]), expected.sqrt())
 
 

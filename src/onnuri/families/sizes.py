@@ -94,7 +94,8 @@ def maker(
 
     def made(number: int) -> nn.Module:
         values = {entry: number * factor for entry, factor in entries.items()} | dict(stated or {})
-        smaller = empty(type(net), edited(net.config, values))
+        what = " and ".join(f"{label(entry)} {value}" for entry, value in values.items())
+        smaller = empty(type(net), edited(net.config, values), lambda why: Refusal(f"{what}: {why}", "another number"))
         if net.can_generate():
             smaller.generation_config = deepcopy(net.generation_config)
         return smaller

@@ -37,6 +37,7 @@ from ..weights import Weight, weights
 ROLES = ("linear", "conv", "expert")
 FOUR = 4  # columns in a row, of which "2:4" keeps two
 TRIED = 4  # records on which it is tried which slices belong together
+MOST_TRIED = 32  # numbers of units of which a net is looked for
 
 
 class Settings(Base):
@@ -201,10 +202,13 @@ def cuts_of(settings: Settings, log: Log, model: Model, records: Records) -> lis
             idle.append(f"{size.name} is {size.count}, in steps of {size.step}")
             continue
         try:
-            found.append(cut_of(model, size, left, some(model, records)))
+            found.append(cut_of(model, size, possible(size, left), some(model, records)))
         except Refusal as refusal:
             refusals.append(refusal)
     exact = [cut for cut in found if cut.exact]
+    for cut in exact or found:
+        if cut.left < left_of(cut.size, settings.share):
+            log.warn(f"{cut.size.name}: {cut.left} stay, since no more of at most the share asked for fit this design")
     if found and not exact and settings.units == "channels":
         log.warn(
             "a norm takes these channels together, so that those that stay change as well: train the result onward"
@@ -225,6 +229,19 @@ def left_of(size: Size, share: float) -> int:
             hint=f"--share {1 - size.least / size.count:g} or less",
         )
     return max(left, size.step, size.least)
+
+
+def possible(size: Size, left: int) -> int:
+    """The largest number up to `left` of which the design has a net: heads, say, may have to divide its width. The Refusal of
+    `left` itself where there is none."""
+    reasons = []
+    for number in range(left, size.least - 1, -size.step)[:MOST_TRIED]:
+        try:
+            size.made(number)
+            return number
+        except Refusal as refusal:
+            reasons.append(refusal)
+    raise reasons[0]
 
 
 def best_reason(refusals: Sequence[Refusal], units: str) -> Refusal:
@@ -321,9 +338,9 @@ def parameters_left(settings: Settings, inputs: dict, result: Result) -> float |
 
 
 def units_too_many(settings: Settings, inputs: dict, result: Result) -> float | None:
-    """How far the share of units that is left lies off what was asked for, in steps of the design."""
+    """How many more units are left than were asked for, in steps of the design."""
     cuts = (result.report or {}).get("cuts", [])
-    return max((abs(cut.left - cut.size.count * (1 - settings.share)) / cut.size.step for cut, _ in cuts), default=None)
+    return max(((cut.left - cut.size.count * (1 - settings.share)) / cut.size.step for cut, _ in cuts), default=None)
 
 
 def unlike_zeros(settings: Settings, inputs: dict, result: Result) -> float | None:
@@ -354,7 +371,7 @@ OPERATION = Operation(
         Promise("largest change of a number that was kept", "at most", 0.0, change_of_the_rest),
         Promise("fours in a row with more than two numbers", "at most", 0.0, crowded_fours),
         Promise("parameters left, as a share of the original's", "at most", 0.9999, parameters_left),
-        Promise("units left besides those asked for, in steps of the design", "at most", 1.0, units_too_many),
+        Promise("units left besides the share asked for, in steps of the design", "at most", 1.0, units_too_many),
         Promise("answers unlike those with zeros in the units' place, relative", "at most", TOLERANCE, unlike_zeros),
     ),
 )
