@@ -3,7 +3,8 @@
 By size: the norm of all parameters of a unit. By size times input: the mean square of what it adds to the layers that read it
 (Wanda, Sun et al., arXiv:2306.11695, summed over a unit as in FLAP, An et al., arXiv:2312.11983). By cost: units leave one after
 the other, always the one that costs the layers that read it least, and their other columns make up for it (Optimal Brain
-Surgeon over groups: ZipLM, Kurtic et al., arXiv:2302.04089); unlike there the order is found without the final score.
+Surgeon over groups: ZipLM, Kurtic et al., arXiv:2302.04089); unlike there several leave at a time where many have to, and how many
+of each place is not searched for.
 Experts: how often the router turns to them. Blocks: by how little they change what flows through (Men et al., ShortGPT,
 arXiv:2403.03853).
 """
@@ -21,6 +22,8 @@ from .gptq import DAMPING
 from .model import Model
 from .units import Place, chosen, tensors_of
 from .weights import Weight, weights
+
+TURNS = 256  # in which units leave a place; with each, the costs of the others are counted anew
 
 Reader = tuple[Weight, Tensor]
 """A weight that multiplies the units of a place, and (units, columns): which columns of its matrix are whose."""
@@ -70,13 +73,14 @@ def by_cost(model: Model, place: Place, moments: Mapping[str, Tensor]) -> Tensor
         return chosen(place, by_size(model, place))
     fits = [Fit(weight.matrix[0], columns, moments[weight.name]) for weight, columns in found]
     alive = torch.ones(place.sections, place.count // place.sections, dtype=torch.bool)
-    for turn in range(place.count - place.left):
-        section = turn % place.sections  # each section loses as many
-        costs = sum(fit.costs() for fit in fits).view_as(alive)[section]  # type: ignore[union-attr]
-        worst = int(costs.masked_fill(~alive[section], torch.inf).argmin())
-        alive[section, worst] = False
+    each = (place.count - place.left) // place.sections
+    for turn in range(min(each, TURNS)):
+        leave = each * (turn + 1) // min(each, TURNS) - each * turn // min(each, TURNS)
+        costs = sum(fit.costs() for fit in fits).view_as(alive).masked_fill(~alive, torch.inf)  # type: ignore[union-attr]
+        worst = costs.argsort(dim=1, stable=True)[:, :leave]
+        alive.scatter_(1, worst, False)
         for fit in fits:
-            fit.leave_out(section * alive.shape[1] + worst)
+            fit.leave_out((worst + alive.shape[1] * torch.arange(place.sections)[:, None]).flatten())
     for (weight, _), fit in zip(found, fits):
         mask = weight.matrix != 0 if weight.name in model.pruned else 1  # zeros that were put there stay
         weight.value.copy_(weight.view.tensor((fit.matrix.float()[None] * mask).to(weight.value), weight.value.shape))
@@ -98,14 +102,14 @@ class Fit:
         theirs = self.matrix[:, self.columns].transpose(0, 1)  # (units, rows, theirs)
         return torch.einsum("urk,urk->u", theirs, torch.linalg.solve(blocks, theirs.mT).mT)
 
-    def leave_out(self, unit: int) -> None:
-        gone = self.columns[unit]
+    def leave_out(self, units: Tensor) -> None:
+        gone = self.columns[units].flatten()
         block = torch.linalg.inv(self.inverse[gone][:, gone])
         self.matrix -= self.matrix[:, gone] @ block @ self.inverse[gone]
         self.inverse -= self.inverse[:, gone] @ block @ self.inverse[gone]
         self.matrix[:, gone] = 0
         self.inverse[gone], self.inverse[:, gone] = 0, 0
-        self.inverse[gone, gone] = 1  # costs nothing, and can be inverted
+        self.inverse[gone, gone] = 1  # so that it can be inverted
 
 
 # ------------------------------------------------------------------------------------------------------------- experts

@@ -9,7 +9,7 @@ is not taken apart. Tried on a copy with random numbers, so that no zeros, no eq
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 
 import torch
@@ -21,6 +21,7 @@ from .model import Model
 from .weights import weights
 
 TOLERANCE = 1e-4  # relative: sums in fp32 in another order stay well below it, a wrong order far above
+SEEN = 10  # times the tolerance: what a wrong order must change at least
 SPREAD = 0.3  # of what is added to single numbers, such as biases and the scales of norms
 SURELY_UNLIKE = 12  # so many units have half a billion orders
 MOST_LAYOUTS = 16  # ways of lying in the tensors that are tried for one division
@@ -132,10 +133,12 @@ class Trial:
         return None if together is None else found + together
 
     def borne_out(self, size: Size, lengths: Mapping, numbers: Sequence[tuple[int, int]]) -> list[Place] | None:
-        """The first division of these axes into (count, left) units, one of `numbers`, that changes no answer."""
+        """The first division of these axes into (count, left) units, one of `numbers`, that changes no answer; while the
+        same with one axis of each place alone does: else nothing could be seen here."""
         for division in divisions(size, lengths, numbers, self.blocks):
             if self.unchanged(division):
-                return division
+                alone = [replace(place, axes=place.axes[:1]) for place in division]
+                return division if self.change_by(alone) > SEEN * TOLERANCE else None
         return None
 
     def unchanged(self, places: Sequence[Place]) -> bool:
@@ -144,15 +147,16 @@ class Trial:
         halves = [
             [p for i, p in enumerate(places) if i >> bit & 1 == side] for bit in range(bits(places)) for side in (0, 1)
         ]
-        return all(self.unchanged_by(some) for some in [places, *halves])
+        return all(self.change_by(some) <= TOLERANCE for some in [places, *halves])
 
     @torch.no_grad()
-    def unchanged_by(self, places: Sequence[Place]) -> bool:
+    def change_by(self, places: Sequence[Place]) -> float:
+        """How far the answers are from those before when the units of these places stand in another order."""
         orders = {place.name: shuffled(place, self.generator) for place in places}
         reorder(self.tensors, places, orders)
         after = behavior(self.model, self.batch)
         reorder(self.tensors, places, {name: order.argsort() for name, order in orders.items()})
-        return apart(self.before, after) <= TOLERANCE
+        return apart(self.before, after)
 
     @torch.no_grad()
     def is_exact(self, size: Size, left: int, places: Sequence[Place]) -> bool:

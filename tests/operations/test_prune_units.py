@@ -270,7 +270,7 @@ def test_leaving_units_out_is_least_squares():
     matrix, moments = torch.randn(3, 8, generator=draw), x.T @ x / 200
     fit = Fit(matrix, torch.arange(8).view(4, 2), moments)
     cost = fit.costs()[1]
-    fit.leave_out(1)
+    fit.leave_out(torch.tensor([1]))
     left = [0, 1, 4, 5, 6, 7]
     damped = moments.double() + DAMPING * moments.diagonal().mean() * torch.eye(8)
     expected = matrix.double() @ damped[:, left] @ torch.linalg.inv(damped[left][:, left])

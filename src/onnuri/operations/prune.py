@@ -36,7 +36,7 @@ from ..weights import Weight, weights
 
 ROLES = ("linear", "conv", "expert")
 FOUR = 4  # columns in a row, of which "2:4" keeps two
-TRIED = 4  # records on which it is tried which slices belong together
+TRIED = 2  # records on which it is tried which slices belong together
 MOST_TRIED = 32  # numbers of units of which a net is looked for
 
 
