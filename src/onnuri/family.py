@@ -23,6 +23,29 @@ Outputs = tuple["Tensor", "Tensor"]
 
 
 @dataclass(frozen=True)
+class Size:
+    """A number of a model's description: how many units of a kind its net has wherever it has any of them."""
+
+    name: str
+    units: Literal["channels", "heads", "experts"]
+    count: int
+    made: Callable[[int], nn.Module]
+    """The net of this design with another number of them, tensors without storage. Refusal where there is none."""
+
+    step: int = 1
+    """The number should stay a multiple of it."""
+
+    run: int = 1
+    """As many units in a row belong together: a norm takes them as one group."""
+
+    sections: int = 1
+    """Into so many parts of one length they are divided, of which each must keep as many: groups of a norm."""
+
+    least: int = 1
+    """Fewer of them could not answer."""
+
+
+@dataclass(frozen=True)
 class Family:
     """A kind of model. Every fact is total: there is no optional member."""
 
@@ -89,6 +112,10 @@ class Family:
     keep: Callable[[nn.Module, Any, Collection[str]], tuple[nn.Module, Any]]
     """(net, assets, names of blocks) -> (net, assets): the same model with only these of its blocks, in their order.
     Raises Refusal where what is left would not fit together."""
+
+    sizes: Callable[[nn.Module, Any], Sequence[Size]]
+    """(net, assets) -> the numbers of units that the description states, [] where it states none. Whether a net with
+    another number is this one with units left out, is for whoever builds it to find out."""
 
     tiny: Callable[[], dict]
     """A config for `start` that makes a complete model in a moment."""

@@ -63,7 +63,7 @@ def test_nothing_else_changes(model_and_data):
 def test_a_promise_can_be_broken(model_and_data):
     """The promises fail on a result that is not pruned, or that was changed otherwise."""
     model, data = model_and_data
-    zeros, change, _ = OPERATION.promises
+    zeros, change, *_ = OPERATION.promises
     result = apply(Settings(share=0.5), Quiet(), Model(model.family, copy.deepcopy(model.net), model.assets), data)
     assert zeros.measure(Settings(share=0.9), {"model": model}, result) > zeros.bound
     with torch.no_grad():

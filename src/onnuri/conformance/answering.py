@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ..data import Record, Sound
 from ..errors import Refusal
@@ -230,6 +231,28 @@ def kept(model: Model, names: list[str]) -> Model:
     return Model(model.family, *model.family.keep(net, model.assets, names))
 
 
+def other_numbers(subject: Subject) -> str:
+    """`sizes`: with its own number of units each net has the shapes of this one; with fewer it is smaller, or a Refusal."""
+    model = subject.model
+    found = list(model.family.sizes(model.net, model.assets))
+    require(len({size.name for size in found}) == len(found), "two sizes of one name")
+    told = []
+    for size in found:
+        same, wanted = shapes(size.made(size.count)), shapes(model.net)
+        require(same == wanted, f"{size.name} {size.count}: {sorted(set(same.items()) ^ set(wanted.items()))[:1]}")
+        try:
+            less = count_parameters(size.made(max(size.step, size.count - size.step)))
+        except Refusal:
+            continue
+        require(less <= count_parameters(model.net), f"{size.name}: fewer {size.units} make a larger net")
+        told.append(size.name)
+    return f"states {', '.join(told) or 'no number of units'}"
+
+
+def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in net.state_dict().items() if isinstance(value, Tensor)}
+
+
 MAKING = {"start": new_model, "fields": asked_for}
 ANSWERING = {
     "sample": answers,
@@ -238,4 +261,5 @@ ANSWERING = {
     "like": same_design,
     "blocks": places_inside,
     "keep": fewer_blocks,
+    "sizes": other_numbers,
 }

@@ -24,7 +24,7 @@ from ..data import Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, next_token, vocabulary, widths
+from . import depth, next_token, sizes, vocabulary, widths
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -266,6 +266,7 @@ FAMILY = Family(
     players=lambda net: {"net": net},
     blocks=hub_blocks,
     keep=depth.keep_layers,
+    sizes=sizes.of_config,
     tiny=tiny,
     toy=toy,
 )

@@ -5,7 +5,7 @@ counts them is found by trying those of that value. What makes it safe is the co
 must find its place, and each plain attribute (a window, a scale, a kind of attention) keep its value.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -79,8 +79,9 @@ def with_layers(net: Any, where: str, numbers: Sequence[int]) -> Any:
     raise reasons[0] if reasons else misfit(f"its config does not count the entries of {where}")
 
 
-def empty(kind: type, config: Any) -> Any:
-    """The modules, tensors without storage, as they will be built when the config is read again."""
+def empty(kind: type, config: Any, misfit: Callable[[str], Refusal] = misfit) -> Any:
+    """The modules, tensors without storage, as they will be built when the config is read again. `misfit`: the reason why
+    they cannot be -> what is raised."""
     try:
         again = type(config).from_dict(config.to_dict())
         if again.to_dict() != config.to_dict():
@@ -90,7 +91,7 @@ def empty(kind: type, config: Any) -> Any:
     except Refusal:
         raise
     except Exception as error:  # each architecture checks its config in its own way
-        raise misfit((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise misfit((str(error).strip() or type(error).__name__).splitlines()[-1].strip()) from error
 
 
 def configs(config: Any, count: int, numbers: Sequence[int]) -> Iterator[Any]:

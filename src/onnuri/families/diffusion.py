@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
-from . import depth
+from . import depth, sizes
 from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
 
 NOISE = (
@@ -144,6 +144,19 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
         config |= {name: gcd(config[name], *widths) for name in parts if config[name]}
         config["block_out_channels"] = widths
     return fresh(config, generator), assets
+
+
+def sizes_of(net: Any, assets: Assets) -> list[Size]:
+    """See Family.sizes. All stages keep their proportion, and each group its share of them."""
+    config = public(net.config)
+    count = gcd(*config["block_out_channels"])
+
+    def made(number: int) -> nn.Module:
+        widths = [width // count * number for width in config["block_out_channels"]]
+        return sizes.on_meta(lambda: library().UNet2DModel.from_config({**config, "block_out_channels": widths}))
+
+    groups = config["norm_num_groups"]
+    return [Size("block_out_channels", "channels", count, made, groups, sections=groups)]
 
 
 # ---------------------------------------------------------------------------------------- questions, answers
@@ -279,6 +292,7 @@ FAMILY = Family(
     players=players,
     blocks=blocks,
     keep=depth.refuse,
+    sizes=sizes_of,
     tiny=tiny,
     toy=toy,
 )

@@ -19,7 +19,7 @@ from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal, needs_extra
 from ..family import Batch
-from . import forest_text, tables, tabular
+from . import forest_text, sizes, tables, tabular
 from .tables import Table
 
 MODEL_TYPE = "onnuri_forest"
@@ -225,5 +225,6 @@ FAMILY = replace(
     players=players,
     blocks=blocks,
     keep=keep,
+    sizes=sizes.none,
     tiny=tiny,
 )

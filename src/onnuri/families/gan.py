@@ -21,10 +21,10 @@ from torch.nn.functional import softplus
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.dcgan import GROUPS, Gan, faults_of
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
-from . import depth
+from . import depth, sizes
 
 MODEL_TYPE = "onnuri_gan"
 DEFAULTS = {"size": None, "channels": None, "width": 32, "latent": 64}
@@ -109,6 +109,15 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     """The latent size stays: one latent asks both nets the same question."""
     width = max(GROUPS, round(net.config["width"] * scale / GROUPS) * GROUPS)
     return fresh({**net.config, "width": width}, generator), assets
+
+
+def sizes_of(net: Any, assets: Assets) -> list[Size]:
+    """See Family.sizes. Both players are narrowed alike."""
+
+    def made(width: int) -> nn.Module:
+        return sizes.on_meta(lambda: Gan({**net.config, "width": width}))
+
+    return [Size("width", "channels", net.config["width"], made, GROUPS, sections=GROUPS)]
 
 
 # ---------------------------------------------------------------------------------------- questions, answers
@@ -227,6 +236,7 @@ FAMILY = Family(
     players=players,
     blocks=blocks,
     keep=depth.refuse,
+    sizes=sizes_of,
     tiny=tiny,
     toy=toy,
 )

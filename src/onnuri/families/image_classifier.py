@@ -10,6 +10,7 @@ training mode, as dropout does, and nowhere else: `outputs` never reads them.
 """
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
-from . import depth, heads, labels, pictures
+from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
 
 MODEL_TYPE = "onnuri_convnet"
@@ -225,6 +226,18 @@ def keep(net: Any, assets: Assets, names: Collection[str]) -> tuple[nn.Module, A
     return depth.filled(smaller, net, kept), assets
 
 
+def sizes_of(net: Any, assets: Assets) -> list[Size]:
+    """See Family.sizes. The stages of a ConvNet stay twice as wide as the one before."""
+    if not isinstance(net, ConvNet):
+        return sizes.of_config(net, assets)
+
+    def made(width: int) -> nn.Module:
+        return sizes.on_meta(lambda: ConvNet(replace(net.design, width=width)))
+
+    step = math.gcd(net.design.width, sizes.GRAIN)
+    return [Size("width", "channels", net.design.width, made, step, least=NARROWEST)]
+
+
 # ------------------------------------------------------------------------------------ records in, answers out
 
 
@@ -314,6 +327,7 @@ FAMILY = Family(
     players=lambda net: {"classifier": net},
     blocks=hub.hub_blocks,
     keep=keep,
+    sizes=sizes_of,
     tiny=lambda: {"width": 16, "depth": 1},
     toy=toy,
 )

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
-from . import depth
+from . import depth, sizes
 from .series import (
     LENGTHS,
     Series,
@@ -179,6 +179,17 @@ def keep(net: nn.Module, series: Series, names: Collection[str]) -> tuple[nn.Mod
     return kept, series
 
 
+def sizes_of(net: nn.Module, series: Series) -> list[Size]:
+    """See Family.sizes. A whole linear map has none."""
+    design = cast(SequenceNet, net).design
+    name = "rank" if is_linear(design) else "width"
+
+    def made(number: int) -> nn.Module:
+        return sizes.on_meta(lambda: build(series, {**design, name: number}))
+
+    return [Size(name, "channels", design[name], made)] if design[name] else []
+
+
 # ------------------------------------------------------------------------------------------------------- computing
 
 
@@ -248,6 +259,7 @@ FAMILY = Family(
     players=lambda net: {"net": net},
     blocks=blocks,
     keep=keep,
+    sizes=sizes_of,
     tiny=tiny,
     toy=toy,
 )

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, Sound, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
 from ..sounds import RATES, resampled
-from . import depth, heads, labels
+from . import depth, heads, labels, sizes
 
 MODEL_TYPE = "onnuri_speech_net"
 DEFAULTS = {"rate": None, "mels": 40, "width": 24, "depth": 1, "seconds": None}
@@ -205,6 +205,17 @@ def keep(net: Any, assets: Assets, names: Collection[str]) -> tuple[nn.Module, A
     return depth.filled(smaller, net, kept), assets
 
 
+def sizes_of(net: Any, assets: Assets) -> list[Size]:
+    """See Family.sizes. The stages of a SpeechNet stay twice as wide as the one before."""
+    if not isinstance(net, SpeechNet):
+        return sizes.of_config(net, assets)
+
+    def made(width: int) -> nn.Module:
+        return sizes.on_meta(lambda: SpeechNet(replace(net.design, width=width)))
+
+    return [Size("width", "channels", net.design.width, made, GROUP, run=GROUP)]
+
+
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """The residual blocks of a SpeechNet put out (B, C, F, T), a convolution over samples (B, C, T)."""
     if not isinstance(net, SpeechNet):
@@ -354,6 +365,7 @@ FAMILY = Family(
     players=lambda net: {"classifier": net},
     blocks=blocks,
     keep=keep,
+    sizes=sizes_of,
     tiny=lambda: {"width": 16, "mels": 24},
     toy=toy,
 )

@@ -6,7 +6,7 @@ labels), model.safetensors the weights. The net is `nets/table_net.py`; what the
 Letters: B records, N number columns, C category columns, D labels (1 where the answer is a number).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
 from ..nets.table_net import TableNet
-from . import depth, labels, tables
+from . import depth, labels, sizes, tables
 from .tables import Table
 
 MODEL_TYPE = "onnuri_table_net"
@@ -169,6 +169,17 @@ def keep(net: nn.Module, table: Table, names: Collection[str]) -> tuple[nn.Modul
     return depth.filled(smaller, net, kept), table
 
 
+def sizes_of(net: nn.Module, table: Table) -> list[Size]:
+    """See Family.sizes."""
+    design = design_of(net)
+
+    def maker(name: str) -> Callable[[int], nn.Module]:
+        return lambda number: sizes.on_meta(lambda: build(table, {**design, name: number}))
+
+    names = ("width", *(("embedding",) if table.categories else ()))
+    return [Size(name, "channels", design[name], maker(name)) for name in names]
+
+
 def tiny() -> dict:
     return {"width": 16, "layers": 2, "embedding": 4, "bins": 8, "dropout": 0.0}
 
@@ -194,6 +205,7 @@ FAMILY = Family(
     players=players,
     blocks=blocks,
     keep=keep,
+    sizes=sizes_of,
     tiny=tiny,
     toy=tables.toy,
 )

@@ -6,6 +6,7 @@ Letters: B texts. Batch: the entries of either kind; labels (B,) int64.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, on_any_runtime
+from ..family import Batch, Family, Outputs, Size, on_any_runtime
 from ..nets.ngram_net import NgramNet
-from . import depth, heads, labels, text_ngrams, text_tokens
+from . import depth, heads, labels, sizes, text_ngrams, text_tokens
 
 NETS = {"ngrams": text_ngrams, "bert": text_tokens}
 Assets = text_ngrams.Assets | text_tokens.Assets
@@ -74,6 +75,17 @@ def keep(net: Any, assets: Assets, names: Collection[str]) -> tuple[nn.Module, A
     if isinstance(net, NgramNet):
         raise depth.misfit("a bag of n-grams is all that it has")
     return depth.keep_layers(net, assets, names)
+
+
+def sizes_of(net: Any, assets: Assets) -> list[Size]:
+    """See Family.sizes."""
+    if not isinstance(net, NgramNet):
+        return sizes.of_config(net, assets)
+
+    def made(width: int) -> nn.Module:
+        return sizes.on_meta(lambda: NgramNet(replace(net.design, width=width)))
+
+    return [Size("width", "channels", net.design.width, made)]
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
@@ -151,6 +163,7 @@ FAMILY = Family(
     players=lambda net: {"classifier": net},
     blocks=blocks,
     keep=keep,
+    sizes=sizes_of,
     tiny=lambda: {
         "net": "bert",
         "hidden_size": 32,

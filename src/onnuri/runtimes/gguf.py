@@ -33,10 +33,8 @@ def llama_cpp() -> Any:
         import llama_cpp  # pyright: ignore[reportMissingImports]  # built from source: in no environment of the tests
     except ImportError:
         raise needs_extra("gguf", "llama-cpp-python") from None
-    llama_cpp.onnuri_silence = llama_cpp.llama_log_callback(
-        lambda level, text, data: None
-    )  # it must outlive the library
-    llama_cpp.llama_log_set(llama_cpp.onnuri_silence, ctypes.c_void_p(0))
+    KEPT.append(llama_cpp.llama_log_callback(lambda level, text, data: None))
+    llama_cpp.llama_log_set(KEPT[-1], ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 
