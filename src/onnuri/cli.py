@@ -225,9 +225,7 @@ def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json:
 @click.option("--trials", type=click.IntRange(1), help="models to make  [30, or as --minutes says]")
 @click.option("--minutes", type=float, help="no new model is begun after so many minutes")
 @click.option("--seed", type=click.IntRange(0), default=0, help="the same seed tries the same models in the same order")
-@click.option(
-    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="a setting of the operations, as epochs=3"
-)
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="a setting of the operations, as epochs=3")
 @click.option("--answer", help="the column that is the answer; with --window the columns, as NAME,NAME")
 @click.option("--fields", help="the columns to use and their kinds, as NAME=KIND,...")
 @click.option("--window", help="rows of the past and of the future, PAST,FUTURE")
@@ -239,7 +237,9 @@ def shrink_command(model: str, data: str, out: str, as_json: bool, changes: tupl
     from .shrink import Wish, shrink
 
     options = {"answer": asked.pop("answer"), "fields": pairs(asked.pop("fields")), "window": asked.pop("window")}
-    wish = Wish(score=asked.pop("score_at_least"), **{name: value for name, value in asked.items() if value is not None})
+    wish = Wish(
+        score=asked.pop("score_at_least"), **{name: value for name, value in asked.items() if value is not None}
+    )
     changed = {name: value for change in changes for name, value in pairs(change).items()}
     result = shrink(
         model, data, Path(out), wish, changed, {name: value for name, value in options.items() if value}, as_json

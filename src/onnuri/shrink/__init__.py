@@ -98,7 +98,7 @@ def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list
 
     def is_over() -> bool:
         late = bool(wish.minutes) and time.monotonic() - began > 60 * wish.minutes
-        return late or (bool(trials) and len(points) >= trials)
+        return bool(points) and (late or (bool(trials) and len(points) >= trials))
 
     with Progress("shrink", field.place.quiet) as log:
 
@@ -119,13 +119,17 @@ def follow(
 ) -> None:
     """Ways alone, then pairs of them, then what is proposed, until it `is_over`. Refusal where no way alone can be gone."""
     alone: dict[str, tuple[Chain, Point]] = {}
-    for offer, chain in singles(found):
+    first = singles(found)
+    for offer, chain in first:
         if is_over():
             break
         alone[offer.name] = chain, tried(chain)
     if all(point.fault for _, point in alone.values()):
+        what = "that makes a model smaller" if len(alone) == len(first) else "of what was tried in time"
         why = "; ".join(f"{point.chain}: {point.fault}" for _, point in alone.values())
-        raise Refusal(f"nothing that makes a model smaller can be done to this one: {why}", "what these propose")
+        raise Refusal(
+            f"nothing {what} can be done to this one: {why}", "each operation by itself says what to do instead"
+        )
     found = [offer for offer in found if offer.name not in alone or not alone[offer.name][1].fault]
     proposer = Search(found, seed, 2 + (limits.latency is not None))
 
@@ -163,7 +167,7 @@ def conclude(field: Field, tried: list[Point], limits: Limits, began: float) -> 
     front = front_of([original, *good], limits)
     smaller = [point for point in good if point.measured["bytes"] < original.measured["bytes"]]
     winner = best_of(smaller if limits.floor_only else good, limits)
-    kept = [point for point in dict.fromkeys([*front, *([winner] if winner else [])]) if point.number]
+    kept = [point for point in good if point in front or point is winner]
     tests = tests_of(kept, place)
     result: dict[str, Any] = {
         "out": str(place.out),

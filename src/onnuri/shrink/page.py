@@ -61,10 +61,10 @@ def write_pages(result: dict[str, Any], out: Path) -> None:
 
 
 def dot(one: View, best: set[int], x: float, form: Any) -> dict[str, Any]:
-    """A point of a picture: named where it is on the front or stands for one operation alone, else by its number."""
+    """A point of a picture: named where it is on the front, is one operation alone or none, else by its number."""
     low, high = one["validation"]["interval"] if one["point"] in best and len(best) <= WHISKERS else (None, None)
     name = "+".join(one["operations"]) or one["chain"]
-    named = one["point"] in best or len(one["operations"]) == 1
+    named = one["point"] in best or len(one["operations"]) < 2
     return {
         "label": f"{one['point']} {name}" if named else str(one["point"]),
         "x": x,
@@ -119,7 +119,9 @@ def facts(result: dict[str, Any]) -> list[tuple[Pair, str, Any]]:
     failed = sum("fault" in one for one in tried)
     asked = result["limits"]
     limits = {"size": asked["bytes"] and size_text(asked["bytes"]), "ms": asked["latency_ms"], "score": asked["score"]}
-    shown = ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in limits.items() if value)
+    shown = ", ".join(
+        f"{name} {value if isinstance(value, str) else f'{value:.4g}'}" for name, value in limits.items() if value
+    )
     seconds = sum(one["seconds"] for one in tried)
     known = machine.describe()
     return [

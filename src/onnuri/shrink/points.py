@@ -18,7 +18,7 @@ from .. import __version__, ledger
 from ..errors import BadSettings, BrokenPromise, Refusal
 from ..figures import finite
 from ..files import write_text
-from ..recipe import carried_out, check_settings, finished, fingerprint, read_recipe
+from ..recipe import carried_out, check_settings, fingerprint, finished, read_recipe
 from .proposals import Chain, text_of
 
 
@@ -67,6 +67,10 @@ def score_of(measured: dict[str, Any]) -> float:
     return float(measured["scores"][measured["headline"][0]])
 
 
+def digest_of(**facts: Any) -> str:
+    return sha256(ledger.canonical(facts).encode()).hexdigest()
+
+
 @dataclass
 class Field:
     """The points of one model on one set of data: those that are `known`, by key, and how one more is made. `base`: the key
@@ -84,8 +88,9 @@ class Field:
         from ..sources import open_data
 
         validation = open_data(place.data, **place.options).split("validation")
-        words = [place.model, fingerprint(place.model), fingerprint(place.data), place.options, __version__]
-        base = sha256(ledger.canonical(words).encode()).hexdigest()
+        base = digest_of(
+            model=fingerprint(place.model), data=fingerprint(place.data), options=place.options, version=__version__
+        )
         field = cls(place, base, validation, Point(0, base, "", (), {}), stored(place))
         if base not in field.known:
             field.keep(replace(field.original, measured=field.measured(Path(place.model))))
@@ -93,7 +98,7 @@ class Field:
         return field
 
     def key(self, chain: Chain) -> str:
-        return sha256(ledger.canonical([self.base, [asdict(move) for move in chain]]).encode()).hexdigest()
+        return digest_of(base=self.base, chain=[asdict(move) for move in chain])
 
     def point(self, chain: Chain) -> tuple[Point, bool]:
         """(what is known of a chain, whether it was made now)."""
@@ -151,7 +156,7 @@ def recipe_text(chain: Chain, place: Place, number: int) -> str:
     steps: dict[str, Any] = {}
     before = place.model
     for count, move in enumerate(chain):
-        digest = sha256(ledger.canonical([asdict(one) for one in chain[: count + 1]]).encode()).hexdigest()
+        digest = digest_of(chain=[asdict(one) for one in chain[: count + 1]])
         inputs = {role: before if which == "" else place.model for role, which in move.inputs.items()}
         before = f"{move.operation}-{digest[:10]}"
         steps[before] = {move.operation: {**inputs, **move.settings}}
