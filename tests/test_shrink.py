@@ -272,8 +272,8 @@ def test_what_is_asked_wrongly_is_told_before_anything_is_spent(model, tmp_path)
         (("--size", "small"), "neither bytes nor a share"),
         (("--size", "0"), "neither bytes nor a share"),
         (("--size", "nan"), "neither bytes nor a share"),
-        (("--latency", "-1"), "must be above 0"),
-        (("--minutes", "-1"), "must be above 0"),
+        (("--latency", "0", "--minutes", "-1"), "'latency': must be a number above 0", "'minutes'"),
+        (("--latency", "nan", "--score-at-least", "inf"), "'latency'", "'score_at_least': must be a number"),
         (("--trials", "0"), "--trials"),
         (("--trial", "3"), "--trials"),
     ):

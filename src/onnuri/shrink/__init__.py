@@ -6,6 +6,7 @@ bytes, which are the same in every run with the same seed; by latency, which is 
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -34,13 +35,20 @@ class Wish:
     size: str = ""
     latency: float | None = None
     score: float | None = None
-    trials: int = 0
-    minutes: float = 0.0
+    trials: int | None = None
+    minutes: float | None = None
     seed: int = 0
 
     def faults(self) -> list[str]:
-        found = [("latency", self.latency), ("trials", self.trials or None), ("minutes", self.minutes or None)]
-        return [f"setting '{name}': must be above 0, found {value:g}" for name, value in found if value and value < 0]
+        found = {"latency": self.latency, "trials": self.trials, "minutes": self.minutes}
+        faults = [
+            f"setting '{name}': must be a number above 0, found {value:g}"
+            for name, value in found.items()
+            if value is not None and not 0 < value < math.inf
+        ]
+        if self.score is not None and not math.isfinite(self.score):
+            faults.append(f"setting 'score_at_least': must be a number, found {self.score:g}")
+        return faults
 
 
 def shrink(
@@ -93,12 +101,12 @@ def check(place: Place, wish: Wish) -> None:
 def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list[Point]:
     """The points that were tried, in their order, those of earlier runs among them."""
     points: list[Point] = []
-    trials = wish.trials or (0 if wish.minutes else TRIALS)
+    trials = wish.trials or (math.inf if wish.minutes else TRIALS)
+    seconds = 60 * (wish.minutes or math.inf)
     began = time.monotonic()
 
     def is_over() -> bool:
-        late = bool(wish.minutes) and time.monotonic() - began > 60 * wish.minutes
-        return bool(points) and (late or (bool(trials) and len(points) >= trials))
+        return bool(points) and (len(points) >= trials or time.monotonic() - began > seconds)
 
     with Progress("shrink", field.place.quiet) as log:
 
@@ -106,8 +114,8 @@ def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list
             point, new = field.point(chain)
             points.append(point)
             log.console.print(line_of(point, new), markup=False, soft_wrap=True)
-            done = (len(points), trials) if trials else (round(time.monotonic() - began), round(60 * wish.minutes))
-            log.progress(*done, point.chain)
+            share = max(len(points) / trials, (time.monotonic() - began) / seconds)
+            log.progress(round(1000 * share), 1000, point.chain)
             return point
 
         follow(found, limits, wish.seed, tried, is_over)
