@@ -80,7 +80,7 @@ def test_the_front_is_what_nothing_beats_and_the_winner_is_within_the_limits(who
 
     winner = result["winner"]
     fine = [one for one in made[1:] if one["validation"]["scores"]["accuracy"] >= 0.5]
-    assert winner["validation"]["bytes"] == min(one["validation"]["bytes"] for one in fine)
+    assert winner["validation"]["bytes"] <= 1.02 * min(one["validation"]["bytes"] for one in fine)
     assert winner["test"]["records"] == len(open_data(DATA).split("test"))
     assert not ledger.verify(out / "winner") and not leftovers(out)
     line = ledger.read(out / "winner")[-1]
@@ -200,6 +200,12 @@ def test_the_best_score_within_the_limits_or_the_smallest_that_keeps_it():
         assert (found and found.number) == best, limits
     assert [one.number for one in front_of(points, asked(whole))] == [4, 3, 1, 2]
     assert [one.number for one in front_of(points, asked(whole, latency=2.0))] == [4, 3, 1, 2]
+
+
+def test_a_byte_more_does_not_outweigh_a_score():
+    points = [point(1, 0.891, 4000), point(2, 0.899, 4001), point(3, 0.9, 5000)]
+    assert best_of(points, asked(point(0, 0.9, 10000))) is points[1]
+    assert best_of(points[::-1], asked(point(0, 0.9, 10000), size="4000")) is points[0]
 
 
 def test_of_a_score_that_is_better_when_low_the_limits_are_upper_ones():

@@ -9,6 +9,7 @@ from ..figures import finite, ms_text, percent, score_text, size_text
 from .points import Place, Point, score_of
 
 ONE_POINT = 0.01
+ALIKE = 0.01
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "B": 1.0}
 
 
@@ -100,9 +101,14 @@ def front_of(points: list[Point], limits: Limits) -> list[Point]:
 
 
 def best_of(points: list[Point], limits: Limits) -> Point | None:
-    """The best score within the limits, or the smallest that keeps the score where neither size nor latency is limited."""
+    """The best score within the limits, or the smallest that keeps the score where neither size nor latency is limited; sizes
+    within about ALIKE of each other are one then, so that a name in a header does not outweigh a score."""
+
+    def order(point: Point) -> tuple[float, ...]:
+        values = values_of(point, limits)
+        return (round(values[1] / ALIKE), *values) if limits.floor_only else values
+
     within = [point for point in points if all(value <= 0 for value in limits.excess(point).values())]
-    order = (lambda p: values_of(p, limits)[1::-1]) if limits.floor_only else (lambda p: values_of(p, limits))
     return min(within, key=lambda point: (*order(point), point.number), default=None)
 
 
