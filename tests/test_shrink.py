@@ -29,7 +29,7 @@ QUICK = {"steps": 6, "epochs": 1}
 """A training of a moment; its epochs are fixed, so that no two chains are the same work."""
 
 DATA = "builtin:wine"
-TRIALS = 10
+TRIALS = 14  # the ways alone, and some pairs of them
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_every_family_is_searched_or_refused_from_emptiness(family, tmp_path):
     bench, data = Bench(family, tmp_path), f"toy:{family}"
     try:
         metric, better = shrink_worst(bench.model)
-        wish = Wish(score=-1e9 if better == "up" else 1e9, trials=6)
+        wish = Wish(score=-1e9 if better == "up" else 1e9, trials=12)
         result = shrink(str(bench.model), data, tmp_path / "out", wish, QUICK | {"size": 0.5}, quiet=True)
     except Refusal as error:
         assert "nothing that makes a model smaller can be done to this one" in str(error)

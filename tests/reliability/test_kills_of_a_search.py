@@ -11,7 +11,7 @@ from onnuri import ledger
 from onnuri.run import execute
 from onnuri.shrink import Wish, shrink
 
-DATA, TRIALS = "builtin:iris", 9
+DATA, TRIALS = "builtin:iris", 13
 QUICK = {"steps": 8, "epochs": 1, "save_every": 0}
 
 

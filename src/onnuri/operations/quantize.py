@@ -325,6 +325,7 @@ OPERATION = Operation(
     ),
     (
         Way("format", {"scheme": ("int8", "int8-dynamic", "int4", "fp8-e4m3", "bf16")}),
-        Way("format", {"scheme": ("int4",), "method": ("gptq",), "group": (32, 16, 64)}),
+        Way("format", {"scheme": ("int4",), "method": ("gptq", "awq", "awq-gptq"), "group": (32, 16, 64)}),
+        Way("format", {"budget": (0.15, 0.125, 0.2)}),
     ),
 )
