@@ -103,6 +103,7 @@ def operation_lines(operation: Operation) -> list[str]:
         for name, info in operation.settings.model_fields.items()
     ]
     promises = [(p.text, f"{p.sense} {p.bound:g}") for p in operation.promises]
+    ways = [(way.stage, choices_text(way.choices)) for way in operation.shrinks]
     return [
         docstring(entry.module),
         "",
@@ -119,7 +120,13 @@ def operation_lines(operation: Operation) -> list[str]:
         ),
         "",
         *(table(("promise", "bound"), promises) if promises else ["It has no promise of its own."]),
+        *(["", *table(("stage in `onnuri shrink`", "what is tried"), ways)] if ways else []),
     ]
+
+
+def choices_text(choices: dict[str, tuple[Any, ...]]) -> str:
+    """What a search may try, the likeliest first."""
+    return "; ".join(f"`{name}` {', '.join(map(str, values))}" for name, values in choices.items())
 
 
 def call_text(operation: Operation) -> str:

@@ -94,7 +94,17 @@ def test_json_is_one_value_and_nothing_else(name, begin, tmp_path):
 
 
 def test_every_help_page_opens():
-    for name in [*registry.entries("operations"), "run", "show", "verify", "families", "operations", "matrix", "check"]:
+    for name in [
+        *registry.entries("operations"),
+        "run",
+        "shrink",
+        "show",
+        "verify",
+        "families",
+        "operations",
+        "matrix",
+        "check",
+    ]:
         assert onnuri(name, "--help").code == 0
     for name in ("families", "operations"):
         assert set(onnuri(name).out.split()) > set(registry.entries(name))

@@ -216,6 +216,37 @@ def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json:
     click.echo(json_text(result) if as_json else recipe_text(result))
 
 
+@command.command("shrink", cls=Tolerant)
+@click.argument("model")
+@click.option("--data", required=True, help="builtin:NAME, a file or a folder; its validation split chooses")
+@click.option("--size", default="", help="at most so many bytes (250kB), or this share of the model's (0.1)")
+@click.option("--latency", type=float, help="at most so many milliseconds from a record to its answer")
+@click.option("--score-at-least", type=float, help="no worse a score than this, in the headline's own units")
+@click.option("--trials", type=click.IntRange(1), help="models to make  [30, or as --minutes says]")
+@click.option("--minutes", type=float, help="no new model is begun after so many minutes")
+@click.option("--seed", type=click.IntRange(0), default=0, help="the same seed tries the same models in the same order")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="a setting of the operations, as epochs=3")
+@click.option("--answer", help="the column that is the answer; with --window the columns, as NAME,NAME")
+@click.option("--fields", help="the columns to use and their kinds, as NAME=KIND,...")
+@click.option("--window", help="rows of the past and of the future, PAST,FUTURE")
+@click.option("--out", required=True, help="folder of the result: winner, report.html, front.json, points")
+@click.option("--json", "as_json", is_flag=True, help="one JSON result on stdout, nothing else")
+def shrink_command(model: str, data: str, out: str, as_json: bool, changes: tuple[str, ...], **asked: Any) -> None:
+    """Search for the best smaller model within limits; its measured trade-offs, and the winner's folder."""
+    from .show import shrink_text
+    from .shrink import Wish, shrink
+
+    options = {"answer": asked.pop("answer"), "fields": pairs(asked.pop("fields")), "window": asked.pop("window")}
+    wish = Wish(
+        score=asked.pop("score_at_least"), **{name: value for name, value in asked.items() if value is not None}
+    )
+    changed = {name: value for change in changes for name, value in pairs(change).items()}
+    result = shrink(
+        model, data, Path(out), wish, changed, {name: value for name, value in options.items() if value}, as_json
+    )
+    click.echo(json_text(result) if as_json else shrink_text(result))
+
+
 @command.command("show")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="the ledger as one JSON list")

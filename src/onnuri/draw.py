@@ -139,15 +139,16 @@ def pareto(
     form: Form = tick_text,
     width: float = 760,
     height: float = 380,
+    x_form: Form = byte_text,
 ) -> str:
-    """Bytes (logarithmic) against a score, whiskers from `low` to `high`; what no other beats in both is
-    joined. A point: {label, x, y, x_text?, low?, high?}. Labels never overlap: without room, none."""
+    """Bytes, or what else `x_form` writes, on a logarithmic axis against a score, whiskers from `low` to `high`; what no
+    other beats in both is joined. A point: {label, x, y, x_text?, low?, high?}. Labels never overlap: without room, none."""
     points = [point for point in points if finite(point["y"]) is not None and (finite(point["x"]) or 0) > 0]
     if not points:
         return note(f"{plain(y)} - {plain(x)}", width)
     ends = [end for point in points for end in reach(point)]
     up = axis(ends, height - 2 * LINE - 6, 30, form=form, pad=0.12, apart=48)
-    across = axis([point["x"] for point in points], gutter(up), width - 14, True, byte_text, False, 0.25, 90)
+    across = axis([point["x"] for point in points], gutter(up), width - 14, True, x_form, False, 0.25, 90)
     best = front(points, better)
     places = [(across.at(point["x"]), up.at(point["y"])) for point in best]
     joined = path(places, f"stroke:{color(0)};stroke-width:1.2;opacity:.5")

@@ -58,6 +58,22 @@ class Promise:
     measure: Callable[[Any, dict[str, Any], Result], float | None]
 
 
+STAGES = ("design", "weights", "repair", "format")
+"""The order in which a chain that makes a model smaller goes: another, smaller net; fewer numbers in the same net; what these
+lost, learnt back; the numbers in fewer bits."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way in which an operation helps to make a model smaller, for a search to try. `choices`: {setting: values, the
+    likeliest first}, any of which go together. `role`: the input that the model made so far is; a further model that the
+    operation takes is the one that the chain began with. A chain holds one way of a stage at most."""
+
+    stage: Literal["design", "weights", "repair", "format"]
+    choices: dict[str, tuple[Any, ...]]
+    role: str = "model"
+
+
 @dataclass(frozen=True)
 class Operation:
     """`takes`: {input: kind}, a kind being `model` or `data`, with `?` behind it where it may be left out; or `data to
@@ -72,6 +88,8 @@ class Operation:
     """(settings, log, **inputs) -> Result. Touches no disk, no command line, no globals."""
 
     promises: tuple[Promise, ...] = ()
+    shrinks: tuple[Way, ...] = ()
+    """How a search may use it to make a model smaller; empty where it does not."""
 
 
 class Log(Protocol):
@@ -108,4 +126,4 @@ class Quiet:
         return self.state
 
 
-__all__ = ["Data", "Finding", "Log", "Operation", "Promise", "Quiet", "Result", "Settings"]
+__all__ = ["Data", "Finding", "Log", "Operation", "Promise", "Quiet", "Result", "Settings", "Way"]

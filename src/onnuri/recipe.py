@@ -254,9 +254,14 @@ def completed(recipe: Recipe, out: Path, quiet: bool) -> list[dict[str, Any]]:
     with writing(out), tidied(keys), locked(keys / LOCK, out):
         for place in places_of(recipe, out):
             sweep(place)
-        lines = [finished(step, out) or carry_out(step, recipe, out, quiet) for step in recipe.steps]
+        lines = carried_out(recipe, out, quiet)
         write_report(recipe, lines, out)
     return lines
+
+
+def carried_out(recipe: Recipe, out: Path, quiet: bool) -> list[dict[str, Any]]:
+    """The ledger line of every step, after running those that are not done. Nobody else may be at work in `out`."""
+    return [finished(step, out) or carry_out(step, recipe, out, quiet) for step in recipe.steps]
 
 
 def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:

@@ -101,12 +101,12 @@ def page(title: str, steps: list[dict], samples: list[dict], seconds: float | No
 
 
 @cache
-def template():
-    """The template beside this file, with every value escaped."""
+def template(name: str = "report.html.j2"):
+    """A template beside this file, with every value escaped."""
     house = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return house.get_template("report.html.j2")
+    return house.get_template(name)
 
 
 def complete(step: dict) -> dict:

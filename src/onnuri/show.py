@@ -167,3 +167,19 @@ def recipe_text(result: dict[str, Any]) -> str:
             f"{'cached' if step['cached'] else format(step['seconds'], '.1f'):>8}"
         )
     return "\n".join([*rows, f"report: {result['report']}  ({result['seconds']:.1f} s)"])
+
+
+def shrink_text(result: dict[str, Any]) -> str:
+    """The front of a search, smallest first, with the winner marked, and where it is."""
+    winner = result["winner"]
+    rows = [f"{'point':7} {'validation':>10} {'test':>10} {'size':>9} {'latency':>9}  operations"]
+    for one in result["front"]:
+        found, tested = one["validation"], one["test"]
+        metric = found["headline"][0]
+        test = f"{tested['scores'][metric]:.4g}" if tested else "-"
+        rows.append(
+            f"{one['point']:03d}{' *' if one['point'] == winner['point'] else '  '}   {found['scores'][metric]:>10.4g} "
+            f"{test:>10} {size_text(found['bytes']):>9} {found['latency_ms']['p50']:>6.2f} ms  {one['chain']}"
+        )
+    lines = [f"* the winner: {winner['path']}, again by {winner['command']}", f"report: {result['report']}"]
+    return "\n".join([*rows, *lines])

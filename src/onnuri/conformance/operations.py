@@ -5,11 +5,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
 from .. import plan, registry
 from ..errors import BrokenPromise, OnnuriError
-from ..operation import Operation, Promise, Settings
+from ..operation import STAGES, Operation, Promise, Settings, Way
 from .bench import SMALL
 from .subject import require
 from .trial import Trial
@@ -43,7 +44,7 @@ def record(operation: Operation) -> str:
     ]
     if operation.gives not in get_args(inspect.get_annotations(Operation)["gives"]):
         faults.append(f"gives {operation.gives!r}; it must be model, records or report")
-    faults += faults_of_apply(operation) + faults_of_promises(operation.promises)
+    faults += faults_of_apply(operation) + faults_of_promises(operation.promises) + faults_of_ways(operation)
     line = registry.summary("operations", operation.name)
     if not line.endswith((".", "?")) or line == operation.name:
         faults.append("the first line of its module's docstring must be a sentence that says what it does")
@@ -74,6 +75,22 @@ def faults_of_promises(promises: Sequence[Promise]) -> list[str]:
         for promise in promises
         if isinstance(promise, Promise) and promise.sense not in ("at most", "at least")
     ]
+
+
+def faults_of_ways(operation: Operation) -> list[str]:
+    """What a search is offered must be legal, each choice with each other one, and make a model from a model."""
+    faults = [f"offers a search {way!r:.60}, which is no Way" for way in operation.shrinks if not isinstance(way, Way)]
+    for way in [way for way in operation.shrinks if isinstance(way, Way)]:
+        if way.stage not in STAGES:
+            faults.append(f"offers a search the stage {way.stage!r}; known: {', '.join(STAGES)}")
+        if way.role not in operation.takes or way.role == "data" or operation.gives != "model":
+            faults.append(f"offers a search to make a model from '{way.role}', which it does not")
+        for values in product(*way.choices.values()):
+            try:
+                plan.settings_of(operation, dict(zip(way.choices, values)))
+            except OnnuriError as error:
+                faults.append(f"offers a search what is illegal: {error.faults[0]}")
+    return faults
 
 
 # ------------------------------------------------------------------------------------------------------- setting by setting

@@ -26,7 +26,7 @@ from ..fit import FitSettings, Objective, fit
 from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
 from ..observe import Seen, inside
-from ..operation import Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Result, Way
 from ..registry import family as find_family
 from .train import trained, validation_of
 
@@ -274,4 +274,9 @@ OPERATION = Operation(
     "model",
     apply,
     (Promise("the student has the share of parameters that was asked for, or less", "at most", PROMISED, smaller),),
+    (
+        Way("design", {"size": (0.1, 0.02, 0.05, 0.2, 0.4), "epochs": (10, 30)}),
+        Way("design", {"depth": (0.5, 0.25, 0.75), "epochs": (10, 30)}),
+        Way("repair", {"epochs": (3, 10), "learning_rate": (0.0005, 0.002)}, role="student"),
+    ),
 )

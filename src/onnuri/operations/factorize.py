@@ -28,7 +28,7 @@ from ..factored import Factored
 from ..measure import outputs
 from ..model import Model, count_parameters
 from ..observe import reestimated_statistics
-from ..operation import Log, Operation, Promise, Quiet, Result
+from ..operation import Log, Operation, Promise, Quiet, Result, Way
 from ..operation import Settings as Base
 from ..ranks import Curve, Spectrum, choose, factors, most, rank_within, spectrum, weighted
 from ..weights import Weight, weights
@@ -210,4 +210,5 @@ OPERATION = Operation(
             "change of the outputs, in what the errors of the matrices add up to", "at most", 2.0, change_of_outputs
         ),
     ),
+    (Way("weights", {"size": (0.5, 0.25, 0.75)}),),
 )

@@ -28,7 +28,7 @@ from ..family import Size
 from ..gptq import BLOCK, sparse
 from ..model import Model, count_parameters
 from ..observe import reestimated_statistics
-from ..operation import Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
 from ..ranking import by_change, by_cost, by_input, by_load, by_size
 from ..units import TOLERANCE, Cut, Place, apart, behavior, chosen, cut_of, put_back, set_to_zero, taken_out, tensors_of
@@ -373,5 +373,11 @@ OPERATION = Operation(
         Promise("parameters left, as a share of the original's", "at most", 0.9999, parameters_left),
         Promise("units left besides the share asked for, in steps of the design", "at most", 1.0, units_too_many),
         Promise("answers unlike those with zeros in the units' place, relative", "at most", TOLERANCE, unlike_zeros),
+    ),
+    (  # single numbers are no search's matter: zeros take as many bytes
+        Way("weights", {"units": ("channels",), "share": (0.5, 0.25, 0.75), "method": ("wanda", "magnitude")}),
+        Way("weights", {"units": ("heads",), "share": (0.5, 0.25, 0.75), "method": ("wanda", "magnitude")}),
+        Way("weights", {"units": ("experts",), "share": (0.5, 0.25, 0.75)}),
+        Way("weights", {"units": ("blocks",), "share": (0.5, 0.25)}),
     ),
 )

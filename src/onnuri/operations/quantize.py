@@ -29,7 +29,7 @@ from ..gptq import gptq
 from ..hub import is_library_net
 from ..model import Model
 from ..number_formats import relative_errors
-from ..operation import Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
 from ..packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
 from ..packed_file import tensor_bytes
@@ -322,5 +322,10 @@ OPERATION = Operation(
         Promise("bytes above the budget, as a share of all", "at most", 0.0, bytes_above_budget),
         Promise("largest relative change of the outputs", "at most", 0.25, change_by_bytes),
         Promise("largest relative change of the outputs, 4 bits", "at most", 1.0, change_by_half_bytes),
+    ),
+    (
+        Way("format", {"scheme": ("int8", "int8-dynamic", "int4", "fp8-e4m3", "bf16")}),
+        Way("format", {"scheme": ("int4",), "method": ("gptq", "awq", "awq-gptq"), "group": (32, 16, 64)}),
+        Way("format", {"budget": (0.15, 0.125, 0.2)}),
     ),
 )

@@ -12,7 +12,7 @@ from ..fake_quantization import rounding
 from ..family import mix
 from ..fit import FitSettings, Objective, Progress, fit
 from ..model import Model
-from ..operation import Finding, Log, Operation, Result
+from ..operation import Finding, Log, Operation, Result, Way
 from ..registry import family as find_family
 
 
@@ -85,4 +85,11 @@ def validation_of(data: Data) -> Records | None:
         return None
 
 
-OPERATION = Operation("train", Settings, {"model": "body?", "data": "data"}, "model", apply)
+OPERATION = Operation(
+    "train",
+    Settings,
+    {"model": "body?", "data": "data"},
+    "model",
+    apply,
+    shrinks=(Way("repair", {"epochs": (3, 10), "learning_rate": (0.0005, 0.002)}),),
+)
