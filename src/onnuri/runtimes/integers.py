@@ -106,7 +106,7 @@ def static(graph: Any, batches: list[Batch]) -> Any:
     """Ranges are the least and the largest number that the records gave."""
     from onnxruntime.quantization import QuantType, quantize_static
 
-    options = {"MatMulConstBOnly": True, "CalibMaxIntermediateOutputs": 1}
+    options = {"MatMulConstBOnly": True}
     names = [entry.name for entry in graph.graph.input]
     reader = Reader([{name: batch[name].detach().cpu().numpy() for name in names} for batch in batches])
     return through_files(
@@ -221,8 +221,8 @@ def chosen(made: dict[str, Session], times: dict[str, float], log: Log) -> str:
     if times[first] <= QUICKER * times[""]:
         return first
     log.warn(
-        f"in 8 bits this net is no quicker on this machine: {times[first]:.3g} ms against {times['']:.3g} in fp32; "
-        "the smaller file is kept"
+        f"in 8 bits this net is hardly quicker on this machine: {times[first]:.3g} ms, in fp32 {times['']:.3g}; "
+        "the smallest file is kept"
     )
     return min(made, key=lambda way: stored(made[way]))
 
