@@ -175,7 +175,7 @@ def test_a_way_that_is_wrong_is_not_kept_however_quick(opened, quickest, monkeyp
 
 def test_refused_where_no_way_is_right(opened, monkeypatch):
     monkeypatch.setitem(integers.ALLOWED, "int8", 1e-9)
-    with pytest.raises(Refusal, match="is promised\n.*fp32"):
+    with pytest.raises(Refusal, match=r"is promised\n.*fp32"):
         exported(*opened("tabular"))
 
 

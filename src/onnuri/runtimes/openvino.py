@@ -43,7 +43,8 @@ class OpenvinoSession(Session):
             self.compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         except (RuntimeError, KeyError) as error:
             raise BadInput(f"{ARTEFACT} cannot be run: {root_cause(error)}", hint="export the model again") from error
-        self.inputs = [entry.get_any_name() for entry in self.compiled.inputs]
+        # the names of a tensor are many, of which any may be called the first; that of its node is the input's own
+        self.inputs = [entry.get_node().get_friendly_name() for entry in self.compiled.inputs]
 
     def __deepcopy__(self, memo: dict) -> "OpenvinoSession":
         copy = OpenvinoSession(self.graph, self.numbers)
@@ -51,7 +52,7 @@ class OpenvinoSession(Session):
         return copy
 
     def forward(self, batch: Batch) -> Outputs:
-        found = self.compiled({name: batch[name].detach().cpu().numpy() for name in self.inputs})
+        found = self.compiled([batch[name].detach().cpu().numpy() for name in self.inputs])
         values, mask = (torch.from_numpy(found[place].copy()) for place in range(2))  # its own memory is used again
         return values, mask
 
