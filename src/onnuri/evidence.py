@@ -74,7 +74,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"onnuri": __version__}
-    for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime"):
+    for package in ("torch", "transformers", "numpy", "diffusers", "lightgbm", "onnx", "onnxruntime", "openvino"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -128,13 +128,13 @@ def folder_bytes(folder: Path) -> int:
     return sum(
         p.stat().st_size
         for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf") and is_weights(p)
+        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf", ".xml", ".bin") and is_weights(p)
     )
 
 
 def is_weights(path: Path) -> bool:
-    """Text models count, texts do not."""
-    return path.suffix != ".txt" or path.name == "model.txt"
+    """Text models count, texts do not; of the formats that hold anything only the files of a runtime."""
+    return path.suffix not in (".txt", ".xml", ".bin") or path.name in ("model.txt", "openvino.xml", "openvino.bin")
 
 
 # -------------------------------------------------------------------------------------------------------------- two models

@@ -11,6 +11,8 @@ from .model import Model
 from .operation import Log
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.25, "int4": 1.0}
+"""How much the outputs may differ from the original's in fp32, relative to the largest of them."""
 
 
 class Choice(Protocol):

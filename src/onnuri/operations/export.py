@@ -18,7 +18,7 @@ from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 from ..packed import ROUNDING
-from ..runtime import Precision, Runtime
+from ..runtime import ALLOWED, Precision, Runtime
 
 if TYPE_CHECKING:
     RuntimeName = str
@@ -94,9 +94,9 @@ OPERATION = Operation(
     "model",
     apply,
     (
-        Promise(DIFFERENCE, "at most", 1e-4, parity("fp32")),
-        Promise(f"{DIFFERENCE}, computed in 16 bits", "at most", 0.05, parity("fp16", "bf16")),
-        Promise(f"{DIFFERENCE}, in 8 bits", "at most", 0.25, parity("int8")),
-        Promise(f"{DIFFERENCE}, in 4 bits", "at most", 1.0, parity("int4")),
+        Promise(DIFFERENCE, "at most", ALLOWED["fp32"], parity("fp32")),
+        Promise(f"{DIFFERENCE}, computed in 16 bits", "at most", ALLOWED["fp16"], parity("fp16", "bf16")),
+        Promise(f"{DIFFERENCE}, in 8 bits", "at most", ALLOWED["int8"], parity("int8")),
+        Promise(f"{DIFFERENCE}, in 4 bits", "at most", ALLOWED["int4"], parity("int4")),
     ),
 )

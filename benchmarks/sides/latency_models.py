@@ -1,0 +1,64 @@
+"""The trained classifiers of the race over latency, each also as an ONNX file in fp32, which the peers begin with.
+
+    python benchmarks/sides/latency_models.py NAME --data DATA --kept FOLDER [--steps N]
+
+Trained by the command line for a minute or so: only what 8 bits change is judged.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from vision import SHAPE, SIDE
+
+CIFAR = ("--data", "{data}/cifar10", "--answer", "label")
+REVIEWS = ("--data", "{data}/nsmc", "--fields", "document=text,label=category", "--answer", "label")
+BERT = "net=bert,hidden_size=256,num_layers=4,num_heads=4,max_length=64"
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "BERT": ("--family", "text_classifier", "--config", BERT, *REVIEWS, "--steps", "600", "--batch-size", "64"),
+    "ViT": ("{kept}/vit", *CIFAR, "--steps", "300", "--batch-size", "128", "--learning-rate", "0.001"),
+    "ConvNet": ("--family", "image_classifier", *CIFAR, "--steps", "300", "--batch-size", "128"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=list(TRAININGS))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--kept", type=Path, required=True)
+    parser.add_argument("--steps", help="instead of those that the race says")
+    chosen = parser.parse_args()
+    if chosen.name == "ViT":
+        vit(chosen.data, chosen.kept / "vit")
+    words = [word.format(data=chosen.data, kept=chosen.kept) for word in TRAININGS[chosen.name]]
+    if chosen.steps:
+        words[words.index("--steps") + 1] = chosen.steps
+    model = chosen.kept / chosen.name
+    onnuri("train", *words, "--out", str(model))
+    data = REVIEWS if chosen.name == "BERT" else CIFAR
+    onnuri("export", str(model), *(word.format(data=chosen.data) for word in data), "--out", f"{model}-onnx")
+    print("{}")
+
+
+def onnuri(*words: str) -> None:
+    subprocess.run([Path(sys.executable).parent / "onnuri", *words], check=True, stdout=sys.stderr)
+
+
+def vit(data: Path, folder: Path) -> None:
+    """A new ViT of transformers for the labels of these pictures."""
+    import polars as pl
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    from onnuri.family import seeded
+
+    names = dict(enumerate(sorted(map(str, pl.read_parquet(data / "cifar10" / "test.parquet")["label"].unique()))))
+    config = ViTConfig(**SHAPE, image_size=SIDE, id2label=names, label2id={name: i for i, name in names.items()})
+    with seeded(torch.Generator().manual_seed(0)):
+        ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
