@@ -88,6 +88,10 @@ class Family:
     """(records, assets, generators) -> batch, tensors with B first. Data noise enters here, one generator per record,
     so that a batch can be cut anywhere. The answer may be absent."""
 
+    encoding: Callable[[Any], dict[str, dict]]
+    """assets -> {entry of the batch: how it is made of a record's question}, in the words of `encoding.py`, for programs
+    without Python; {} where these cannot say it. Entries that `outputs` does not read are left out."""
+
     loss: Callable[[nn.Module, Batch, str], tuple["Tensor", "Tensor"]]
     """(net, batch, player) -> (total (B,), count (B,)): per example a sum and a count, never a mean."""
 
