@@ -134,12 +134,16 @@ class Session(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["original"] = None
+        self.__dict__["question"] = {}
 
     runtime: str
     """The runtime's name."""
 
     original: nn.Module
     """The net it was made from, on the meta device: for the config, never run. Kept out of the sub-modules."""
+
+    question: dict[str, dict]
+    """The family's `encoding`, where the runtime carries it along for programs that ask without Python; else {}."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__[name] = value

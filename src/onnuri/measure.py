@@ -128,13 +128,13 @@ def folder_bytes(folder: Path) -> int:
     return sum(
         p.stat().st_size
         for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf") and is_weights(p)
+        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf", ".js") and is_weights(p)
     )
 
 
 def is_weights(path: Path) -> bool:
-    """Text models count, texts do not."""
-    return path.suffix != ".txt" or path.name == "model.txt"
+    """Models in a text or a script count, texts and scripts do not."""
+    return path.suffix not in (".txt", ".js") or path.stem == "model"
 
 
 # -------------------------------------------------------------------------------------------------------------- two models
