@@ -80,7 +80,13 @@ def opened(address: str, language: str = "en-US") -> Iterator[Page]:
     ours, theirs = os.pipe(), os.pipe()
     with TemporaryDirectory(prefix="onnuri-browser-") as profile:
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--lang={language}"]
-        command = [str(program()), *options, f"--accept-lang={language}", f"--user-data-dir={profile}", "--no-first-run"]
+        command = [
+            str(program()),
+            *options,
+            f"--accept-lang={language}",
+            f"--user-data-dir={profile}",
+            "--no-first-run",
+        ]
         redirected = ["bash", "-c", f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}', "bash", *command]
         child = subprocess.Popen(
             redirected, pass_fds=(ours[0], theirs[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -24,7 +24,10 @@ from .encoding_text import ngrams, tokens
 Array = np.ndarray
 FILTERS: dict[str, tuple[float, Callable[[Array], Array]]] = {
     "bilinear": (1.0, lambda x: np.maximum(0, 1 - x)),
-    "bicubic": (2.0, lambda x: np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2) * (x < 2)),
+    "bicubic": (
+        2.0,
+        lambda x: np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2) * (x < 2),
+    ),
 }
 """{name: (how far it reaches, weight of a distance)}; bicubic with a = -0.5 (Keys 1981)."""
 
@@ -40,6 +43,22 @@ def encode(description: Mapping[str, Any], record: Record) -> dict[str, Array]:
         if "fill" in entry
     }
     return {name: found[name].astype(entry["type"])[None] for name, entry in description.items()}
+
+
+def apart(made: Mapping[str, Array], batch: Mapping[str, Any]) -> float:
+    """The largest difference from a batch of tensors; infinite where a shape, a type, a whole number or what is not a number
+    differs."""
+    worst = 0.0
+    for name, values in made.items():
+        other = np.asarray(batch[name])
+        if values.shape != other.shape or values.dtype != other.dtype:
+            return math.inf
+        same = (values == other) | ((values != values) & (other != other))
+        if not same.all() and values.dtype.kind != "f":
+            return math.inf
+        gaps = np.where(same, 0.0, np.abs(values - other))
+        worst = max(worst, float(np.nan_to_num(gaps, nan=math.inf).max(initial=0.0)))
+    return worst
 
 
 def made(entry: Mapping[str, Any], record: Record) -> Array:

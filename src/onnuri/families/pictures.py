@@ -139,7 +139,7 @@ def processor_encoding(settings: dict[str, Any], channels: int) -> list[dict[str
     size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
     does = {name for name, value in settings.items() if name.startswith("do_") and value}
     fixed, shortest = {"height", "width"}, {"shortest_edge"}
-    strange = does - set(SAID) or "crop_pct" in settings
+    strange = does - set(SAID) or "crop_pct" in settings or ("do_center_crop" in does and not fits(crop, size))
     if strange or ("do_resize" in does and (set(size) not in (fixed, shortest) or settings["resample"] not in FILTERS)):
         return []
     steps: list[dict[str, Any]] = [{"do": "channels", "channels": channels}]
@@ -152,6 +152,11 @@ def processor_encoding(settings: dict[str, Any], channels: int) -> list[dict[str
     mean, deviation = ([0.0], [1.0]) if "do_normalize" not in does else (settings["image_mean"], settings["image_std"])
     by, minus = [factor / each for each in deviation], [m / d for m, d in zip(mean, deviation)]
     return [*steps, {"do": "scale", "by": by, "minus": minus}]
+
+
+def fits(crop: dict[str, int], size: dict[str, int]) -> bool:
+    """Whether every picture of this size is large enough for the crop: others are padded."""
+    return bool(crop) and max(crop.values()) <= min(size.values(), default=0)
 
 
 def moves_of(generators: Sequence[torch.Generator], pixels: Pixels) -> Tensor:

@@ -141,7 +141,9 @@ def encoding(table: Table) -> dict[str, dict]:
             {"field": c.name, "as": "number", "mean": c.mean, "scale": c.scale, "limit": FAR, "missing": 0.0}
             for c in table.numbers
         ]
-        found = {name: {"type": "float32", "columns": each} for name, each in (("numbers", standard), ("missing", missing))}
+        found = {
+            name: {"type": "float32", "columns": each} for name, each in (("numbers", standard), ("missing", missing))
+        }
     if table.categories:
         first = np.cumsum([0, *(column.num_codes for column in table.categories[:-1])]).tolist()
         columns = [tables.code_of(column, start) for column, start in zip(table.categories, first)]

@@ -3,11 +3,9 @@
 The runtimes are those that are registered; each says in which precisions it computes, and makes what it executes.
 """
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from .. import encoding, measure, registry
@@ -96,24 +94,9 @@ def described(settings: Settings, inputs: dict, result: Result) -> float | None:
         return None
     records = model.asked(inputs["data"].split("test").some(64).list())
     return max(
-        apart(encoding.encode(session.question, record), model.collate([record], keys=[key]))
+        encoding.apart(encoding.encode(session.question, record), model.collate([record], keys=[key]))
         for key, record in enumerate(records)
     )
-
-
-def apart(made: dict, batch: dict) -> float:
-    """Infinite where a shape, a type, a whole number or what is not a number differs."""
-    worst = 0.0
-    for name, values in made.items():
-        other = batch[name].numpy()
-        if values.shape != other.shape or values.dtype != other.dtype:
-            return math.inf
-        same = (values == other) | ((values != values) & (other != other))
-        if not same.all() and values.dtype.kind != "f":
-            return math.inf
-        gaps = np.where(same, 0.0, np.abs(values - other))
-        worst = max(worst, float(np.nan_to_num(gaps, nan=math.inf).max(initial=0.0)))
-    return worst
 
 
 DIFFERENCE = "largest relative difference to the original's outputs in fp32 on real records"
@@ -129,6 +112,8 @@ OPERATION = Operation(
         Promise(f"{DIFFERENCE}, in 8 bits", "at most", 0.25, parity("int8")),
         Promise(f"{DIFFERENCE}, in 4 bits", "at most", 1.0, parity("int4")),
         # two of 255 steps of a pixel, in deviations: so far go versions of Pillow apart under a processor of transformers
-        Promise("largest difference of what a page makes of a question to what Python makes", "at most", 0.05, described),
+        Promise(
+            "largest difference of what a page makes of a question to what Python makes", "at most", 0.05, described
+        ),
     ),
 )

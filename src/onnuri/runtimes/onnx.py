@@ -19,6 +19,7 @@ class OnnxSession(Session):
     """Holds the bytes of an ONNX graph whose inputs are named as the batch's entries and whose outputs are values and mask."""
 
     runtime = "onnx"
+    artefact = ARTEFACT
 
     def __init__(self, graph: bytes):
         super().__init__()
@@ -38,7 +39,7 @@ class OnnxSession(Session):
                 graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
         except Exception as error:  # onnxruntime's own exceptions share no public base class
-            raise BadInput(f"{ARTEFACT} cannot be run: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"{self.artefact} cannot be run: {str(error).splitlines()[0]}") from error
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def __deepcopy__(self, memo: dict) -> "OnnxSession":

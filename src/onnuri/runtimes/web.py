@@ -42,6 +42,7 @@ class WebSession(OnnxSession):
     """Holds the files of the page: {name: bytes}."""
 
     runtime = "web"
+    artefact = ARTEFACT
 
     def __init__(self, pages: dict[str, bytes]):
         self.__dict__["pages"] = pages
@@ -79,7 +80,7 @@ def make(model: Model, records: Records, choice: Choice, log: Log) -> WebSession
     pages |= {"runtime.js": runtime_of(package), "model.js": packed("model", graph), "question.js": said_as(question)}
     session = WebSession(pages | {"check.js": b""})
     require_whole(session)
-    session.pages["check.js"] = checks(session, form, answer)
+    session.pages["check.js"] = checks(session, form, records)
     return session
 
 
@@ -87,7 +88,7 @@ def open_folder(folder: Path) -> WebSession:
     """BadInput where a file of the page is missing or is not what it must be."""
     try:
         return WebSession({name: (folder / FOLDER / name).read_bytes() for name in (*PAGE, *DATA)})
-    except (OSError, ValueError, LookupError, EOFError, zlib.error) as error:
+    except (OSError, ValueError, TypeError, LookupError, EOFError, zlib.error) as error:
         raise BadInput(f"the page in {folder / FOLDER} is broken: {error}", hint="export the model again") from error
 
 
@@ -135,7 +136,9 @@ def version_of(package: Path) -> str:
 
 def runtime_of(package: Path) -> bytes:
     """ONNX Runtime's script as it is, its license in its first lines, and the machine code that it would fetch."""
-    code, machine = (packed(name, (package / "dist" / file).read_bytes()) for name, file in (("code", CODE), ("wasm", WASM)))
+    code, machine = (
+        packed(name, (package / "dist" / file).read_bytes()) for name, file in (("code", CODE), ("wasm", WASM))
+    )
     return b"\n".join([(package / "dist" / SCRIPT).read_bytes(), code, machine])
 
 
@@ -197,26 +200,28 @@ def drawing(images: list[np.ndarray], described: dict[str, Any]) -> dict[str, An
 # ------------------------------------------------------------------------------------------------------------ the check
 
 
-def checks(session: WebSession, form: list[dict], answer: dict) -> bytes:
+def checks(session: WebSession, form: list[dict], records: Records) -> bytes:
     """Made-up questions with the numbers that Python's runtime gives for them."""
     draw = np.random.default_rng(0)
-    records = [{each["name"]: made_up(each, draw) for each in form} for _ in range(CHECKED)]
     found = []
-    for record in records:
+    for record in [{each["name"]: made_up(each, records, draw) for each in form} for _ in range(CHECKED)]:
         batch = encoding.encode(session.question, record)
         values = session.session.run(None, {name: batch[name] for name in session.inputs})[0]
-        found.append({"question": {name: plain(value) for name, value in record.items()}, "values": values.ravel().tolist()})
+        found.append(
+            {"question": {name: plain(value) for name, value in record.items()}, "values": values.ravel().tolist()}
+        )
     return said_as(found, "check")
 
 
-def made_up(field: dict[str, Any], draw: np.random.Generator) -> Any:
-    """A value such as the form could give."""
+def made_up(field: dict[str, Any], records: Records, draw: np.random.Generator) -> Any:
+    """A value such as the form could give; of texts in the data nothing but the characters that occur."""
     if field["kind"] == "number":
         return None if draw.random() < 0.1 else short(draw.uniform(field["low"], field["high"]))
     if field["kind"] == "category":
         return [None, "?", *field["categories"]][draw.integers(2 + len(field["categories"]))]
     if field["kind"] == "text":
-        return "".join(draw.choice(list("한글 문장 some words, and\tmore! ÄÖ [CLS] 12"), draw.integers(0, 200)))
+        letters = sorted({letter for text in records.some(LOOKED_AT).column(field["name"]) for letter in text or ""})
+        return "".join(draw.choice([*letters, " ", "!"], draw.integers(0, 200)))
     shape = (draw.integers(1, 2 * field["height"] + 1), draw.integers(1, 2 * field["width"] + 1))
     return draw.integers(0, 256, shape if field["paper"] is not None else (*shape, 3)).astype(np.uint8)
 
