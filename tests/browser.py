@@ -27,6 +27,7 @@ class Page:
     def __init__(self, pipes: tuple[Any, Any]):
         self.read, self.write = pipes
         self.number, self.session, self.requests, self.said = 0, None, list[str](), list[str]()
+        self.loaded = False
 
     def tell(self, method: str, **parameters: Any) -> dict:
         """The answer to a message; what comes in between is noted."""
@@ -45,6 +46,7 @@ class Page:
             assert byte, "the browser is gone"
             data += byte
         found = json.loads(data)
+        self.loaded |= found.get("method") == "Page.loadEventFired"
         if found.get("method") == "Network.requestWillBeSent":
             self.requests.append(found["params"]["request"]["url"])
         if found.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
@@ -79,7 +81,14 @@ def opened(address: str, language: str = "en-US") -> Iterator[Page]:
     """The page at an address, in a browser of its own."""
     ours, theirs = os.pipe(), os.pipe()
     with TemporaryDirectory(prefix="onnuri-browser-") as profile:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--lang={language}"]
+        options = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--remote-debugging-pipe",
+            f"--lang={language}",
+        ]
         command = [
             str(program()),
             *options,
@@ -100,7 +109,10 @@ def opened(address: str, language: str = "en-US") -> Iterator[Page]:
                 page.session = page.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
                 for domain in ("Network", "Runtime", "Log", "Page"):
                     page.tell(f"{domain}.enable")
+                page.loaded = False  # that of the empty page
                 page.tell("Page.navigate", url=address)
+                while not page.loaded:
+                    page.next()
                 yield page
             finally:
                 child.terminate()

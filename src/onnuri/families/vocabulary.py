@@ -86,6 +86,6 @@ def encoding(tokenizer: Any) -> dict[str, Any]:
         "vocabulary": tokens,
         "merges": [" ".join(pair) for pair in model["merges"]],
         "unknown": model["vocab"][model["unk_token"]],
-        "before": sum(ids[:place], []),
-        "after": sum(ids[place + 1 :], []),
+        "before": [number for each in ids[:place] for number in each],
+        "after": [number for each in ids[place + 1 :] for number in each],
     }
