@@ -32,7 +32,7 @@ def ngrams(text: str, entry: Mapping[str, Any]) -> np.ndarray:
     """Numbers of the n-grams that are known, short ones first; one zero where none is."""
     numbers = numbers_of(entry["prints"])
     plain = f" {' '.join(unicodedata.normalize('NFC', text).lower().split())[: entry['most']]} "
-    found = [number for bits in runs(plain, entry["longest"]) if (number := numbers.get(bits))]
+    found = [numbers[bits] for bits in runs(plain, entry["longest"]) if bits in numbers]
     return np.array(found or [0])
 
 
@@ -71,9 +71,10 @@ def numbered(text: str, entry: Mapping[str, Any]) -> list[int]:
     """The numbers of a text without marks."""
     plain = unicodedata.normalize("NFC", text).replace(" ", entry["space"])
     plain = plain if plain.startswith(entry["space"]) else entry["space"] + plain
+    unknown: int = entry["unknown"]
     found, (places, ranks) = list[int](), tables(tuple(entry["vocabulary"]), tuple(entry["merges"]))
     for part in split(plain, entry["space"]):
-        found += [places.get(token, entry["unknown"]) for token in merged(list(part), ranks, places)]
+        found += [places.get(token, unknown) for token in merged(list(part), ranks, places)]
     return found
 
 

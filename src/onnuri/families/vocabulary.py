@@ -66,13 +66,13 @@ def encoding(tokenizer: Any) -> dict[str, Any]:
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
         return {}
     file = json.loads(tokenizer.backend_tokenizer.to_str())
-    model, steps, template = file["model"], file["pre_tokenizer"], file["post_processor"]
+    model, steps, template = file["model"], file["pre_tokenizer"], file["post_processor"] or {}
     likeness = json.loads(of_characters(iter(("a",)), 1, 8).backend_tokenizer.to_str())
     same = all(file[part] == likeness[part] for part in ("normalizer", "pre_tokenizer"))
     same &= {**model, "vocab": 0, "merges": 0} == {**likeness["model"], "vocab": 0, "merges": 0}
-    same &= template is not None and template["type"] == likeness["post_processor"]["type"]
     plain = ("single_word", "lstrip", "rstrip", "normalized")
     tokens = sorted(model["vocab"], key=model["vocab"].get)
+    same &= template.get("type") == likeness["post_processor"]["type"]
     if not same or any(each[name] for each in file["added_tokens"] for name in plain):
         return {}
     if [model["vocab"][token] for token in tokens] != list(range(len(tokens))):

@@ -41,6 +41,8 @@ DIGITS = 3  # of the numbers in the form: ranges, and no record's own values
 class WebSession(OnnxSession):
     """Holds the files of the page: {name: bytes}."""
 
+    pages: dict[str, bytes]
+
     runtime = "web"
     artefact = ARTEFACT
 
@@ -76,7 +78,7 @@ def make(model: Model, records: Records, choice: Choice, log: Log) -> WebSession
     form = [field(name, kind, records, described) for name, kind in model.family.fields(model.assets)[0].items()]
     facts = {"task": model.family.tag, "numbers": count_parameters(model.net), "version": version}
     question = {**facts, "fields": form, "answer": answer, "encoding": described}
-    pages = {name: (files(__package__) / "page" / name).read_bytes() for name in PAGE}
+    pages = {name: (files(__name__.rpartition(".")[0]) / "page" / name).read_bytes() for name in PAGE}
     pages |= {"runtime.js": runtime_of(package), "model.js": packed("model", graph), "question.js": said_as(question)}
     session = WebSession(pages | {"check.js": b""})
     require_whole(session)
@@ -181,7 +183,10 @@ def field(name: str, kind: str, records: Records, described: dict[str, Any]) -> 
     if kind == "category":
         known = [c["categories"] for e in described.values() for c in e.get("columns", ()) if c["field"] == name]
         counts = Counter(label for value in some.column(name) if (label := as_label(value)) in (known or [[]])[0])
-        return found | {"categories": known[0] if known else [], "usual": max(counts, key=counts.get, default=None)}
+        return found | {
+            "categories": known[0] if known else [],
+            "usual": next((label for label, _ in counts.most_common(1)), None),
+        }
     return found | (drawing(list(some[:64].column(name)), described) if kind == "image" else {})
 
 
@@ -206,7 +211,7 @@ def checks(session: WebSession, form: list[dict], records: Records) -> bytes:
     found = []
     for record in [{each["name"]: made_up(each, records, draw) for each in form} for _ in range(CHECKED)]:
         batch = encoding.encode(session.question, record)
-        values = session.session.run(None, {name: batch[name] for name in session.inputs})[0]
+        values = np.asarray(session.session.run(None, {name: batch[name] for name in session.inputs})[0])
         found.append(
             {"question": {name: plain(value) for name, value in record.items()}, "values": values.ravel().tolist()}
         )
