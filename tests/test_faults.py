@@ -126,6 +126,14 @@ def scored(change: Callable[[dict], dict]) -> Mutation:
     return lambda family: {"score": lambda records, answers, assets: change(family.score(records, answers, assets))}
 
 
+def numbers_of_another_type(family: Family) -> dict[str, Any]:
+    def encoding(assets) -> dict[str, dict]:
+        others = {"float32": "float64", "float64": "float32", "int64": "int32"}
+        return {name: {**entry, "type": others[entry["type"]]} for name, entry in family.encoding(assets).items()}
+
+    return {"encoding": encoding}
+
+
 def lucky(family: Family) -> dict[str, Any]:
     """Draws from the global state: the same generators, other tensors."""
 
@@ -219,6 +227,7 @@ FACT_FAULTS: dict[str, tuple[Mutation, str, tuple[str, ...]]] = {
         "sample",
         LABELS,
     ),
+    "a batch is described of another type": (numbers_of_another_type, "encoding", (*LABELS, "forest")),
     "the headline is not scored": (scored(lambda scores: {"other": 1.0}), "score and headline", ALL),
     "a score is no number": (scored(lambda scores: scores | {"other": float("nan")}), "score and headline", ALL),
     "start draws from the global state": (lucky, "start", (*ALL, "forest")),

@@ -88,6 +88,10 @@ class Family:
     """(records, assets, generators) -> batch, tensors with B first. Data noise enters here, one generator per record,
     so that a batch can be cut anywhere. The answer may be absent."""
 
+    encoding: Callable[[Any], dict[str, dict]]
+    """assets -> {entry of the batch: how it is made of a record's question}, in the words of `encoding.py`, for programs
+    without Python; {} where these cannot say it. Entries that `outputs` does not read are left out."""
+
     loss: Callable[[nn.Module, Batch, str], tuple["Tensor", "Tensor"]]
     """(net, batch, player) -> (total (B,), count (B,)): per example a sum and a count, never a mean."""
 
@@ -130,12 +134,16 @@ class Session(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["original"] = None
+        self.__dict__["question"] = {}
 
     runtime: str
     """The runtime's name."""
 
     original: nn.Module
     """The net it was made from, on the meta device: for the config, never run. Kept out of the sub-modules."""
+
+    question: dict[str, dict]
+    """The family's `encoding`, where the runtime carries it along for programs that ask without Python; else {}."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__[name] = value

@@ -24,6 +24,7 @@ RESAMPLED = 4096  # records in one of them
 RESAMPLES = 200  # bootstrap samples of the records
 DRAWN = 2000  # pictures that a model makes to be judged: a distance needs no more, and each may take seconds
 LATENCY_RUNS = 50
+WEIGHTS = (".safetensors", ".onnx", ".gguf", ".txt", ".xml", ".bin", ".js")
 LATENCY_SECONDS = 1.0
 
 
@@ -125,16 +126,12 @@ def model_bytes(model: Model) -> int | None:
 
 def folder_bytes(folder: Path) -> int:
     """Bytes of the weights in a model folder: the files that hold numbers, without ledger, reports and processors."""
-    return sum(
-        p.stat().st_size
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".safetensors", ".onnx", ".txt", ".gguf", ".xml", ".bin") and is_weights(p)
-    )
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and p.suffix in WEIGHTS and is_weights(p))
 
 
 def is_weights(path: Path) -> bool:
-    """Text models count, texts do not; of the formats that hold anything only the files of a runtime."""
-    return path.suffix not in (".txt", ".xml", ".bin") or path.name in ("model.txt", "openvino.xml", "openvino.bin")
+    """Models in a text, a script or another format that holds anything; no other such files."""
+    return path.suffix in (".safetensors", ".onnx", ".gguf") or path.stem in ("model", "openvino")
 
 
 # -------------------------------------------------------------------------------------------------------------- two models

@@ -1,6 +1,7 @@
 """Facts of a family about models and answers: making them, asking them, judging them, looking inside."""
 
 import copy
+import json
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import encoding
 from ..data import Record, Sound
 from ..errors import Refusal
 from ..family import Batch, Family, Outputs, Session
@@ -134,6 +136,24 @@ def runtimes(subject: Subject) -> str:
     return "answers made of outputs alone are the same"
 
 
+def described(subject: Subject) -> str:
+    """`encoding`, followed without the family, gives the entries that `collate` gives and all that `outputs` reads."""
+    model, said = subject.model, subject.family.encoding(subject.model.assets)
+    if not said:
+        return "says nothing, so that only Python can ask"
+    said = json.loads(json.dumps(said, allow_nan=False))
+    for key, record in zip(KEYS, model.asked(four(subject))):
+        batch, made = model.collate([record], keys=[key]), encoding.encode(said, record)
+        require(
+            made.keys() <= batch.keys(), f"encoding makes {', '.join(made.keys() - batch.keys())}, collate does not"
+        )
+        apart = encoding.apart(made, batch)
+        require(apart <= TOLERANCE, f"what encoding says makes entries that are {apart:.2g} off those of collate")
+        alone = model.outputs({name: torch.from_numpy(values) for name, values in made.items()})[0]
+        require(gap(model.outputs(batch)[0], alone) <= TOLERANCE, "outputs reads more than encoding makes")
+    return f"{', '.join(said)}: as collate makes them"
+
+
 def scores(subject: Subject) -> str:
     """`score` gives finite numbers, the headline among them, whatever the order of the records."""
     model, rows = subject.model, subject.rows
@@ -257,6 +277,7 @@ MAKING = {"start": new_model, "fields": asked_for}
 ANSWERING = {
     "sample": answers,
     "sample on any runtime": runtimes,
+    "encoding": described,
     "score and headline": scores,
     "like": same_design,
     "blocks": places_inside,

@@ -258,6 +258,7 @@ FAMILY = Family(
     fields=next_token.fields,
     axis=lambda assets: assets.vocabulary,
     collate=next_token.collate,
+    encoding=lambda assets: {},
     loss=next_token.loss,
     outputs=next_token.outputs,
     sample=next_token.sample,

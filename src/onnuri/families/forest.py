@@ -189,6 +189,16 @@ def questions(records: Sequence[Record], table: Table) -> Batch:
     return {"columns": torch.from_numpy(columns)}
 
 
+def encoding(table: Table) -> dict[str, dict]:
+    """See Family.encoding: what `questions` does."""
+    plain = {"as": "number", "mean": 0.0, "scale": 1.0, "limit": None, "missing": None}
+    columns = [
+        {"field": column.name, **plain} if column.kind == "number" else tables.code_of(column, 0)
+        for column in table.columns
+    ]
+    return {"columns": {"type": "float64", "columns": columns}}
+
+
 def sample(
     net: nn.Module, table: Table, records: Sequence[Record], generators: Sequence[torch.Generator]
 ) -> list[Record]:
@@ -221,6 +231,7 @@ FAMILY = replace(
     adopt=adopt,
     like=like,
     collate=collate,
+    encoding=encoding,
     sample=sample,
     players=players,
     blocks=blocks,

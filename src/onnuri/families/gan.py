@@ -228,6 +228,7 @@ FAMILY = Family(
     fields=fields,
     axis=axis,
     collate=collate,
+    encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,
     sample=sample,

@@ -268,6 +268,15 @@ def processed(images: Sequence[np.ndarray], assets: Assets) -> Tensor:
     return found["pixel_values"]
 
 
+def encoding(assets: Assets) -> dict[str, dict]:
+    """See Family.encoding: what `collate` does; {} where a processor does what no step says."""
+    if assets.pixels:
+        steps = pictures.encoding(assets.pixels, assets.channels)
+    else:
+        steps = pictures.processor_encoding(json.loads(assets.settings), assets.channels)
+    return {"pixel_values": {"type": "float32", "image": assets.question, "steps": steps}} if steps else {}
+
+
 @on_any_runtime
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
     """Logits (B, 1, D)."""
@@ -319,6 +328,7 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    encoding=encoding,
     loss=loss,
     outputs=outputs,
     sample=sample,

@@ -9,6 +9,7 @@ A mirrored digit is recognized clearly worse, a mirrored photo as well as before
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,9 +97,11 @@ def stacked(images: Sequence[np.ndarray], size: tuple[int, int], channels: int) 
 
 
 def resized(image: np.ndarray, size: tuple[int, int], channels: int) -> np.ndarray:
-    """A picture as (height, width, channels) uint8."""
+    """A picture as (height, width, channels) uint8. Its rows first: which of both Pillow would take first depends on its
+    version, and with it the rounding."""
     if image.shape[:2] != size:
-        image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        rows = Image.fromarray(image).resize((size[1], image.shape[0]), Image.Resampling.BILINEAR)
+        image = np.asarray(rows.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return with_channels(image, channels)
 
 
@@ -114,6 +117,46 @@ def normalized(values: np.ndarray, pixels: Pixels) -> Tensor:
     scale = 1 / (255 * np.array(pixels.deviation))
     offset = np.array(pixels.mean) / np.array(pixels.deviation)
     return torch.from_numpy(values * scale.astype(np.float32) - offset.astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def encoding(pixels: Pixels, channels: int) -> list[dict[str, Any]]:
+    """What `resized` and `normalized` do, as the steps of `encoding.py`."""
+    by = [1 / (255 * deviation) for deviation in pixels.deviation]
+    minus = [mean / deviation for mean, deviation in zip(pixels.mean, pixels.deviation)]
+    return [
+        {"do": "resize", "height": pixels.size[0], "width": pixels.size[1], "filter": "bilinear"},
+        {"do": "channels", "channels": channels},
+        {"do": "scale", "by": by, "minus": minus},
+    ]
+
+
+FILTERS = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+SAID = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+
+
+def processor_encoding(settings: dict[str, Any], channels: int) -> list[dict[str, Any]]:
+    """What a processor of transformers does, as the steps of `encoding.py`; [] where it does something else as well."""
+    size, crop = settings.get("size") or {}, settings.get("crop_size") or {}
+    does = {name for name, value in settings.items() if name.startswith("do_") and value}
+    fixed, shortest = {"height", "width"}, {"shortest_edge"}
+    strange = does - set(SAID) or "crop_pct" in settings or ("do_center_crop" in does and not fits(crop, size))
+    if strange or ("do_resize" in does and (set(size) not in (fixed, shortest) or settings["resample"] not in FILTERS)):
+        return []
+    steps: list[dict[str, Any]] = [{"do": "channels", "channels": channels}]
+    if "do_resize" in does:
+        to = {"shortest": size["shortest_edge"]} if set(size) == shortest else {name: size[name] for name in fixed}
+        steps.append({"do": "resize", **to, "filter": FILTERS[settings["resample"]]})
+    if "do_center_crop" in does:
+        steps.append({"do": "crop", "height": crop["height"], "width": crop["width"]})
+    factor = settings["rescale_factor"] if "do_rescale" in does else 1.0
+    mean, deviation = ([0.0], [1.0]) if "do_normalize" not in does else (settings["image_mean"], settings["image_std"])
+    by, minus = [factor / each for each in deviation], [m / d for m, d in zip(mean, deviation)]
+    return [*steps, {"do": "scale", "by": by, "minus": minus}]
+
+
+def fits(crop: dict[str, int], size: dict[str, int]) -> bool:
+    """Whether every picture of this size is large enough for the crop: others are padded."""
+    return bool(crop) and max(crop.values()) <= min(size.values(), default=0)
 
 
 def moves_of(generators: Sequence[torch.Generator], pixels: Pixels) -> Tensor:

@@ -251,6 +251,7 @@ FAMILY = Family(
     fields=fields_of,
     axis=axis,
     collate=collate,
+    encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,
     sample=sample,

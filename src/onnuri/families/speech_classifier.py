@@ -357,6 +357,7 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,
     sample=sample,

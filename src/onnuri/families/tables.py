@@ -225,6 +225,12 @@ def codes_of(values: Sequence[Any], codes: Mapping[str, int]) -> np.ndarray:
     )
 
 
+def code_of(column: Column, start: int) -> dict[str, Any]:
+    """How a category becomes its code, counted from `start`, in the words of `encoding.py`."""
+    codes = {"missing": start + MISSING, "unknown": start + UNKNOWN, "first": start + UNKNOWN + 1}
+    return {"field": column.name, "as": "code", "categories": list(column.categories), **codes}
+
+
 def answer_tensors(records: Sequence[Record], table: Table) -> Batch:
     """{} unless every record has its answer. {labels (B,)}, or {answer (B,), unit (B,)}: the number and its
     spread in training, so that a loss has no unit."""

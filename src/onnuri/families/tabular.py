@@ -132,6 +132,25 @@ def questions(records: Sequence[Record], table: Table) -> Batch:
     return batch
 
 
+def encoding(table: Table) -> dict[str, dict]:
+    """See Family.encoding: what `questions` does."""
+    found = {}
+    if table.numbers:
+        missing = [{"field": column.name, "as": "missing"} for column in table.numbers]
+        standard = [
+            {"field": c.name, "as": "number", "mean": c.mean, "scale": c.scale, "limit": FAR, "missing": 0.0}
+            for c in table.numbers
+        ]
+        found = {
+            name: {"type": "float32", "columns": each} for name, each in (("numbers", standard), ("missing", missing))
+        }
+    if table.categories:
+        first = np.cumsum([0, *(column.num_codes for column in table.categories[:-1])]).tolist()
+        columns = [tables.code_of(column, start) for column, start in zip(table.categories, first)]
+        found["codes"] = {"type": "int64", "columns": columns}
+    return found
+
+
 @on_any_runtime
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
     """One place per record: values (B, 1, D), logits or the number in its own unit."""
@@ -197,6 +216,7 @@ FAMILY = Family(
     fields=tables.fields,
     axis=tables.axis,
     collate=collate,
+    encoding=encoding,
     loss=loss,
     outputs=outputs,
     sample=sample,

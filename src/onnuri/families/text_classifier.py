@@ -105,6 +105,10 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     return {**module_of(assets).tensors(texts, assets), **labels.label_batch(records, assets.answer, assets.labels)}
 
 
+def encoding(assets: Assets) -> dict[str, dict]:
+    return module_of(assets).encoding(assets)
+
+
 @on_any_runtime
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
     """Logits (B, 1, D)."""
@@ -155,6 +159,7 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    encoding=encoding,
     loss=loss,
     outputs=outputs,
     sample=sample,

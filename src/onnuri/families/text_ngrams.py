@@ -5,6 +5,7 @@ ngrams.safetensors the vocabulary, see `ngrams.py`. Batch: ngrams (B, M) int32, 
 behind them.
 """
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,3 +152,10 @@ def like(net: NgramNet, assets: Assets, scale: float, generator: torch.Generator
 
 def tensors(texts: Sequence[str], assets: Assets) -> Batch:
     return {"ngrams": torch.from_numpy(assets.ngrams.encode(texts, assets.max_length))}
+
+
+def encoding(assets: Assets) -> dict[str, dict]:
+    """See Family.encoding."""
+    prints = base64.b64encode(assets.ngrams.prints.astype("<u4").tobytes()).decode()
+    sizes = {"longest": assets.ngrams.longest, "most": assets.max_length}
+    return {"ngrams": {"type": "int32", "ngrams": assets.question, **sizes, "prints": prints}}

@@ -180,6 +180,17 @@ def tensors(texts: Sequence[str], assets: Assets) -> Batch:
     return {name: tokens[name] for name in TENSORS if name in tokens}
 
 
+def encoding(assets: Assets) -> dict[str, dict]:
+    """See Family.encoding; {} for a tokenizer that does other than `vocabulary.of_characters` made it."""
+    said = vocabulary.encoding(assets.tokenizer)
+    if not said:
+        return {}
+    names = [name for name in TENSORS[1:] if name in tensors([""], assets)]
+    tokens = {"type": "int64", "tokens": assets.question, "most": assets.max_length, **said}
+    filled = {name: {"type": "int64", "like": TENSORS[0], "fill": int(name == "attention_mask")} for name in names}
+    return {TENSORS[0]: tokens, **filled}
+
+
 def logits(net: nn.Module, batch: Batch) -> Tensor:
     """(B, D)."""
     return net(**{name: batch[name] for name in TENSORS if name in batch}).logits

@@ -4,6 +4,7 @@ Sennrich et al. 2016, arXiv:1508.07909, over characters for a classifier, over b
 language model. Not WordPiece, whose trainer numbers its tokens differently in every process.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,3 +59,33 @@ def learnt(
     )
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **marks)
+
+
+def encoding(tokenizer: Any) -> dict[str, Any]:
+    """What a tokenizer does, in the words of `encoding_text.py`; {} for one that is not like those of `of_characters`."""
+    if not tokenizer.is_fast or tokenizer.truncation_side != "right":
+        return {}
+    file = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, steps, template = file["model"], file["pre_tokenizer"], file["post_processor"] or {}
+    likeness = json.loads(of_characters(iter(("a",)), 1, 8).backend_tokenizer.to_str())
+    same = all(file[part] == likeness[part] for part in ("normalizer", "pre_tokenizer"))
+    same &= {**model, "vocab": 0, "merges": 0} == {**likeness["model"], "vocab": 0, "merges": 0}
+    plain = ("single_word", "lstrip", "rstrip", "normalized")
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    same &= template.get("type") == likeness["post_processor"]["type"]
+    if not same or any(each[name] for each in file["added_tokens"] for name in plain):
+        return {}
+    if [model["vocab"][token] for token in tokens] != list(range(len(tokens))):
+        return {}
+    around = [part.get("SpecialToken", {}).get("id") for part in template["single"]]
+    ids = [template["special_tokens"][name]["ids"] if name else [] for name in around]
+    place = around.index(None)
+    return {
+        "marks": {each["content"]: each["id"] for each in file["added_tokens"]},
+        "space": steps["pretokenizers"][0]["replacement"],
+        "vocabulary": tokens,
+        "merges": [" ".join(pair) for pair in model["merges"]],
+        "unknown": model["vocab"][model["unk_token"]],
+        "before": [number for each in ids[:place] for number in each],
+        "after": [number for each in ids[place + 1 :] for number in each],
+    }

@@ -23,10 +23,11 @@ class OnnxSession(Session):
     """Holds the bytes of an ONNX graph whose inputs are named as the batch's entries and whose outputs are values and mask."""
 
     runtime = "onnx"
+    artefact = ARTEFACT
 
     def __init__(self, graph: bytes):
         super().__init__()
-        self.graph, self.session = graph, opened(graph)
+        self.graph, self.session = graph, opened(graph, self.artefact)
         self.inputs = [entry.name for entry in self.session.get_inputs()]
 
     def __deepcopy__(self, memo: dict) -> "OnnxSession":
@@ -47,13 +48,17 @@ class OnnxSession(Session):
         (folder / ARTEFACT).write_bytes(self.graph)
 
 
-def opened(graph: bytes) -> Any:
+def opened(graph: bytes, artefact: str) -> Any:
     """ONNX Runtime's session, which multiplies in integers where the graph says that it does."""
-    session = inference(graph, fused=False)
-    return inference(graph, fused=True) if IN_INTEGERS in session.get_modelmeta().custom_metadata_map else session
+    session = inference(graph, artefact, fused=False)
+    return (
+        inference(graph, artefact, fused=True)
+        if IN_INTEGERS in session.get_modelmeta().custom_metadata_map
+        else session
+    )
 
 
-def inference(graph: bytes, fused: bool) -> Any:
+def inference(graph: bytes, artefact: str, fused: bool) -> Any:
     """`fused`: codes between a QuantizeLinear and a DequantizeLinear are multiplied as they are. Else int8 codes become
     floats once, at opening: a net of which only the weights are packed would otherwise have what they are multiplied with
     rounded to 8 bits as well (0.3 % off), or be 2 to 30 times slower."""
@@ -68,7 +73,7 @@ def inference(graph: bytes, fused: bool) -> Any:
         # its fallback would be the same processor again, and print about it
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise BadInput(f"{ARTEFACT} cannot be run: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{artefact} cannot be run: {str(error).splitlines()[0]}") from error
 
 
 # --------------------------------------------------------------------------------------------------- making and opening

@@ -68,7 +68,7 @@ class OpenvinoSession(Session):
 
 def library() -> Any:
     try:
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise needs_extra("openvino", "openvino") from None
     return openvino
