@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,6 +53,13 @@ class Cost:
         flops = {kind: on_line(self.flops.get(kind, 0), other.flops.get(kind, 0)) for kind in other.flops}
         moved, calls, known = (on_line(getattr(self, name), getattr(other, name)) for name in ("moved", "calls", "known"))
         return Cost(flops, moved, calls, self.tasks_at(other, (n - sizes[0]) / (sizes[1] - sizes[0])), known)
+
+    def between(self, start: int, end: int) -> "Cost":
+        """Of these tasks alone, whatever they read coming from memory."""
+        tasks, flops = self.tasks[start:end], Counter[torch.dtype]()
+        for task in tasks:
+            flops[task.dtype] += task.flops  # type: ignore[assignment]
+        return Cost(+flops, sum(task.moved for task in tasks), len(tasks), tasks, self.known)  # type: ignore[arg-type]
 
     def tasks_at(self, other: "Cost", place: float) -> tuple[Task, ...]:
         """Each task on its own line; where another batch makes other operators, those of the larger one, all grown alike."""
@@ -255,3 +263,29 @@ def watched(known: Iterable[Tensor] = ()) -> Iterator[Watch]:
 def tensors_of(net: nn.Module) -> list[Tensor]:
     """Parameters and buffers, tied ones once."""
     return list({id(tensor): tensor for tensor in [*net.parameters(), *net.buffers()]}.values())
+
+
+@contextmanager
+def passes(net: nn.Module, watch: Watch) -> Iterator[list[int]]:
+    """Fills the list with the number of tasks before each pass through the net: each outermost call of it or of a part."""
+    inside, depth, starts = {id(module) for module in net.modules()}, 0, list[int]()
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        nonlocal depth
+        if id(module) in inside:
+            starts.extend([len(watch.tasks)] * (depth == 0))
+            depth += 1
+
+    def leave(module: nn.Module, inputs: Any, result: Any) -> None:
+        nonlocal depth
+        depth -= id(module) in inside
+
+    hooks = (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),  # type: ignore[call-arg]
+    )
+    try:
+        yield starts
+    finally:
+        for hook in hooks:
+            hook.remove()

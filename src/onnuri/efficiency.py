@@ -7,10 +7,9 @@ for its gradient. Nothing that is timed here has a model's shapes. On another de
 """
 
 import math
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -31,8 +30,10 @@ CHANNELS = (3, 16, 64)
 PLACES = (16, 64, 256)
 WIDTHS = (32, 256)
 REPEATS = 3
+COLD = 9  # calls that are timed one by one
 FLUSHED = 2**23  # bytes that are touched before a call is timed
-CACHE = 2**24  # bytes of the last cache where the system does not tell
+NEAR = 2**20  # bytes of weights that leave room for other things in the caches of a core
+READ = (2**18, 2**21, 2**24, 2**26)  # bytes of weights that are read in turn
 aten = torch.ops.aten
 
 
@@ -55,14 +56,17 @@ class Curve:
 @dataclass(frozen=True)
 class Efficiency:
     """`streams`: {kind: seconds by bytes}; `narrow`: share of a product's peak by rows, inner and columns; `shares`: {kind:
-    share of the peak by size}; `fixed`: {kind: seconds of a call with nothing to compute}; `python`: seconds of one call of
-    the interpreter; `recorded`: seconds that an operator takes longer where a gradient will be asked for."""
+    share of the peak by size}; `fixed`: {kind: seconds of a call with nothing to compute}; `weights`: seconds of a
+    byte of them by the bytes that are read in turn; `python`: seconds of one call of the interpreter, `cold` where weights
+    drive its own data from the caches; `recorded`: seconds that an operator takes longer where a gradient will be asked for."""
 
     streams: dict[str, Curve]
     narrow: tuple[Curve, Curve, Curve]
     shares: dict[str, Curve]
     fixed: dict[str, float]
+    weights: Curve
     python: float = 0.0
+    cold: float = 0.0
     recorded: float = 0.0
 
     def share(self, task: Task) -> float:
@@ -80,35 +84,22 @@ class Efficiency:
         computing = best.seconds({task.dtype: task.flops}, 0)[0] / self.share(task)
         return self.fixed.get(task.kind, self.fixed["product"]) + computing + reading * task.read
 
-    def reading(self, known: float, best: Peaks) -> float:
-        """Seconds of a byte where so many are read in turn: from a cache where they fit into one, else from memory."""
-        if known > cache_bytes():
-            return 1 / best.bandwidth.best
-        return self.streams["reduction"].at(known) / max(known, 1.0)
-
     def streaming(self, kind: str, best: Peaks) -> float:
         """Share of the bandwidth that large work of this kind reaches."""
         moved, seconds = self.streams[kind].points[-1]
         return min(1.0, moved / seconds / best.bandwidth.best)
 
 
-def predicted(cost: Cost, best: Peaks, found: Efficiency, python: int, recorded: bool) -> dict[str, float]:
-    """{what the time goes into: seconds} of a piece of work on this machine. `python`: calls of the interpreter."""
-    reading = found.reading(cost.known, best)
+def predicted(cost: Cost, best: Peaks, found: Efficiency, calls: float, recorded: bool) -> dict[str, float]:
+    """{what the time goes into: seconds} of a piece of work on this machine. `calls`: of the interpreter."""
+    reading = found.weights.at(cost.known)
+    python = found.python if cost.known < NEAR else found.cold
     parts: dict[str, float] = {}
     for task in cost.tasks:
         kind = task.kind.removesuffix(" backward")
         parts[kind] = parts.get(kind, 0.0) + found.seconds(task, best, reading)
-    parts["calls"] = python * found.python + recorded * len(cost.tasks) * found.recorded
+    parts["calls"] = calls * python + recorded * len(cost.tasks) * found.recorded
     return parts
-
-
-def cache_bytes() -> int:
-    """Of the largest cache."""
-    try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or CACHE
-    except (ValueError, OSError):
-        return CACHE
 
 
 def python_calls(work: Callable[[], Any]) -> int:
@@ -146,7 +137,8 @@ def measure_efficiency(best: Peaks) -> Efficiency:
     shares = {kind: Curve(tuple(share(make(size), size, peak) for size in sizes)) for kind, sizes, make in KERNELS}
     fixed = {kind: best_seconds(make(0)) for kind, _, make in KERNELS}
     fixed |= {"product": best_seconds(product(1, 1, 1))}
-    return priced(Efficiency(streams, narrow, shares, fixed), best)  # type: ignore[arg-type]
+    weights = Curve(tuple((float(size), reading_seconds(size)) for size in READ))
+    return priced(Efficiency(streams, narrow, shares, fixed, weights), best)  # type: ignore[arg-type]
 
 
 def stream(work: Callable[[Tensor], Any], generator: torch.Generator) -> Curve:
@@ -199,6 +191,14 @@ def narrowed(place: int, peak: float) -> Curve:
         rate = 2 * math.prod(sides) / best_seconds(product(*sides))
         points.append((float(size), min(1.0, rate / peak)))
     return Curve(tuple(points))
+
+
+def reading_seconds(size: int) -> float:
+    """Of a byte of weights, of layers that are each asked for one row, in turn, until so many bytes are read."""
+    x = torch.ones(1, WIDE)
+    weights = [torch.ones(WIDE // 4, WIDE) for _ in range(size // (WIDE * WIDE))]
+    empty = best_seconds(lambda: [F.linear(x[:, :8], weight[:8, :8]) for weight in weights])
+    return max(1e-12, best_seconds(lambda: [F.linear(x, weight) for weight in weights]) - empty) / size
 
 
 def share(work: Callable[[], Any], size: int, peak: float) -> tuple[float, float]:
@@ -271,16 +271,23 @@ def priced(found: Efficiency, best: Peaks) -> Efficiency:
         with torch.enable_grad():
             net(x).sum().backward()
 
-    def left(work: Callable[[], Any], calls: int, price: float) -> tuple[float, int]:
+    def left(work: Callable[[], Any], seconds: float, price: float = 0.0) -> float:
+        """Of these seconds what is not foretold."""
         with watched(net.parameters()) as watch:
             work()
         known = sum(predicted(watch.each(), best, found, 0, False).values())
-        return max(0.0, median(cold_seconds(work) for _ in range(9)) - known - calls * price), watch.calls
+        return max(0.0, seconds - known - python_calls(work) * price)
 
-    calls = python_calls(lambda: net(x))
-    python = left(lambda: net(x), 0, 0.0)[0] / calls
-    rest, tasks = left(step, python_calls(step), python)
-    return Efficiency(found.streams, found.narrow, found.shares, found.fixed, python, rest / tasks)
+    def forward() -> Any:
+        return net(x)
+
+    calls = python_calls(forward)
+    python = left(forward, best_seconds(forward)) / calls
+    cold = left(forward, median(cold_seconds(forward) for _ in range(COLD))) / calls
+    with watched() as watch:
+        step()
+    recorded = left(step, best_seconds(step), python) / watch.calls
+    return replace(found, python=python, cold=max(cold, python), recorded=recorded)
 
 
 def cold_seconds(work: Callable[[], Any]) -> float:

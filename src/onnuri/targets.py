@@ -96,5 +96,5 @@ def fault_of(entry: Any) -> str:
     if entry["type"] == "value_error":
         return str(entry["ctx"]["error"])
     said = {"missing": "is missing", "extra_forbidden": f"is no figure of a target; {propose(place, Target.model_fields)}"}
-    text = entry["msg"].replace("Input should be", "must be")
-    return f"'{place}' {said.get(entry['type'], f'{text}, found {entry['input']!r:.60}')}"
+    wrong = f"{entry['msg'].replace('Input should be', 'must be')}, found {str(entry['input'])[:60]!r}"
+    return f"'{place}' {said.get(entry['type'], wrong)}"
