@@ -24,6 +24,7 @@ from .peaks import Peaks
 from .tasks import INNERMOST, STREAM, Task
 
 NUMBERS = (2**4, 2**12, 2**16, 2**19, 2**22)  # of a piece of work done value by value: from one call to pages of memory
+TURNED = 2**21  # numbers on which it is done in turn
 NARROW = (1, 4, 16, 64)  # of one side of a product whose others are WIDE
 WIDE = 512
 CHANNELS = (3, 16, 64)
@@ -149,8 +150,8 @@ def stream(work: Callable[[Tensor], Any], generator: torch.Generator) -> Curve:
         with watched() as watch:
             work(x)
         moved = sum(task.moved for task in watch.tasks)
-        many = max(1, 2**12 // n)  # short ones together, or the clock is all that is seen
-        points.append((moved, best_seconds(lambda x=x, many=many: [work(x) for _ in range(many)]) / many))
+        others = [x.clone() for _ in range(min(64, max(1, TURNED // n)))]  # what a net computes on has long left the cache
+        points.append((moved, best_seconds(lambda others=others: [work(x) for x in others]) / len(others)))
     return Curve(tuple(points))
 
 

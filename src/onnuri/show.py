@@ -125,7 +125,9 @@ def target_lines(report: dict[str, Any]) -> list[str]:
             f"{'':14} first {answer['piece']} after {time_text(answer['seconds_to_first'])}, "
             f"then {number(answer['pieces_per_second'])} a second"
         )
-    works = ", ".join(f"{joules_text(work['joules'])} a {work['work']}" for work in report["work"] if work["joules"])
+    works = ", ".join(
+        f"{work['work']} of {work['records']} {joules_text(work['joules'])}" for work in report["work"] if work["joules"]
+    )
     lines += [f"{'energy':14} {works}"] * bool(works)
     if fleet := report.get("fleet"):
         shared = f", {fleet['all_reduce_share']:.0%} of it to share gradients" * (fleet["devices"] > 1)
