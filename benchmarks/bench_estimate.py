@@ -33,7 +33,9 @@ def figures(report: Found, side: str) -> Found:
     """Of both works: seconds and bytes, predicted or measured."""
     found: Found = {}
     for work, (line, name) in WORKS.items():
-        timed = [one for one in report["work"] if one["work"] == work][-1]  # of a batch, where one record has a line too
+        timed = [one for one in report["work"] if one["work"] == work][
+            -1
+        ]  # of a batch, where one record has a line too
         held = next(one for one in report["memory"] if one["work"] == line)
         found |= {f"{name}_seconds": timed[f"{side}_seconds"], f"{name}_bytes": held[f"{side}_bytes"]}
     return found
@@ -62,8 +64,11 @@ def errors_of_one(reports: list[Found]) -> Found:
     (report,) = reports
     return {
         **figures(report, "predicted"),
-        **{f"{name}_error_of_{what}": one for what, end in (("time", "_seconds"), ("memory", "_bytes"))
-           for (_, name), one in zip(WORKS.values(), error(report, end))},
+        **{
+            f"{name}_error_of_{what}": one
+            for what, end in (("time", "_seconds"), ("memory", "_bytes"))
+            for (_, name), one in zip(WORKS.values(), error(report, end))
+        },
     }
 
 
@@ -79,9 +84,14 @@ MEANS = (
     Row("largest_error_of_memory", "of what is measured", "lower"),
 )
 ONE = tuple(
-    Row(f"{name}_error_of_{what}", "of what is measured", "lower") for _, name in WORKS.values() for what in ("time", "memory")
+    Row(f"{name}_error_of_{what}", "of what is measured", "lower")
+    for _, name in WORKS.values()
+    for what in ("time", "memory")
 )
 RACES = (
-    *(Race(case, Side("onnuri", (side(*given),), errors_of_one), (), {"": ONE}, repeats=3) for case, given in CASES.items()),
+    *(
+        Race(case, Side("onnuri", (side(*given),), errors_of_one), (), {"": ONE}, repeats=3)
+        for case, given in CASES.items()
+    ),
     Race(ALL, Side("onnuri", tuple(side(*given) for given in CASES.values()), errors), (), {"": MEANS}, repeats=3),
 )

@@ -51,7 +51,9 @@ class Cost:
             return one + (two - one) / (sizes[1] - sizes[0]) * (n - sizes[0])
 
         flops = {kind: on_line(self.flops.get(kind, 0), other.flops.get(kind, 0)) for kind in other.flops}
-        moved, calls, known = (on_line(getattr(self, name), getattr(other, name)) for name in ("moved", "calls", "known"))
+        moved, calls, known = (
+            on_line(getattr(self, name), getattr(other, name)) for name in ("moved", "calls", "known")
+        )
         return Cost(flops, moved, calls, self.tasks_at(other, (n - sizes[0]) / (sizes[1] - sizes[0])), known)
 
     def between(self, start: int, end: int) -> "Cost":

@@ -150,7 +150,9 @@ def stream(work: Callable[[Tensor], Any], generator: torch.Generator) -> Curve:
         with watched() as watch:
             work(x)
         moved = sum(task.moved for task in watch.tasks)
-        others = [x.clone() for _ in range(min(64, max(1, TURNED // n)))]  # what a net computes on has long left the cache
+        others = [
+            x.clone() for _ in range(min(64, max(1, TURNED // n)))
+        ]  # what a net computes on has long left the cache
         points.append((moved, best_seconds(lambda others=others: [work(x) for x in others]) / len(others)))
     return Curve(tuple(points))
 
@@ -219,7 +221,14 @@ def convolution(form: str, backward: bool) -> Callable[[int], Callable[[], Any]]
         x = torch.ones(8, wide, *((side * side,) if form == "line" else (side, side)))
         weight = torch.ones(max(1, channels) if groups == 1 else wide, wide // groups, *kernel)
         ones = [1] * len(kernel)
-        how = ([2, 2] if form == "strided" else ones, [size // 2 for size in kernel], ones, False, [0] * len(kernel), groups)
+        how = (
+            [2, 2] if form == "strided" else ones,
+            [size // 2 for size in kernel],
+            ones,
+            False,
+            [0] * len(kernel),
+            groups,
+        )
         if not backward:
             return lambda: aten.convolution(x, weight, None, *how)
         gradient = torch.ones_like(aten.convolution(x, weight, None, *how))

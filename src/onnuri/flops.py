@@ -20,6 +20,7 @@ from torch._library import custom_ops
 
 Formula = Callable[..., float]
 
+
 def matrices(a: Tensor, b: Tensor, *_: Any) -> float:
     """(..., M, K) x (..., K, N); of grouped products too, where each row belongs to one group."""
     shared = a.shape[0] if a.dim() == 3 and b.dim() == 2 else 1

@@ -1,4 +1,4 @@
-"""A recipe's or a target's text as plain values: YAML of a recipe's size, in which nothing occurs twice, stands for code or for a bomb."""
+"""A recipe's or a target's text as plain values: YAML in which nothing occurs twice, stands for code or for a bomb."""
 
 from pathlib import Path
 from typing import Any

@@ -6,7 +6,7 @@ the machine at hand; and the price of a call. Three differences from the paper: 
 for all work, the ceilings are lowered to what kernels reach, and calls have a price.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -63,8 +63,7 @@ def form_of(dtype: torch.dtype) -> str:
 
 def time_on(target: Target, cost: Cost, shares: Shares = WHOLE) -> Time:
     """Of all tasks of some work, one after the other."""
-    parts: Counter[str] = Counter()
-    bounds = Counter(dict.fromkeys(BOUNDS, 0.0))
+    parts, bounds = defaultdict[str, float](float), dict.fromkeys(BOUNDS, 0.0)
     for task in cost.tasks:
         computing, memory = task_seconds(target, task, shares)
         longer = max(computing, memory)
@@ -72,7 +71,7 @@ def time_on(target: Target, cost: Cost, shares: Shares = WHOLE) -> Time:
         parts["calls"] += target.call_seconds
         bounds[BOUNDS[computing < memory]] += longer
         bounds[BOUNDS[2]] += target.call_seconds
-    return Time(dict(parts), dict(bounds))
+    return Time(dict(parts), {**bounds})
 
 
 def task_seconds(target: Target, task: Task, shares: Shares) -> tuple[float, float]:

@@ -126,7 +126,9 @@ def target_lines(report: dict[str, Any]) -> list[str]:
             f"then {number(answer['pieces_per_second'])} a second"
         )
     works = ", ".join(
-        f"{work['work']} of {work['records']} {joules_text(work['joules'])}" for work in report["work"] if work["joules"]
+        f"{work['work']} of {work['records']} {joules_text(work['joules'])}"
+        for work in report["work"]
+        if work["joules"]
     )
     lines += [f"{'energy':14} {works}"] * bool(works)
     if fleet := report.get("fleet"):

@@ -95,6 +95,9 @@ def fault_of(entry: Any) -> str:
     place = ".".join(map(str, entry["loc"]))
     if entry["type"] == "value_error":
         return str(entry["ctx"]["error"])
-    said = {"missing": "is missing", "extra_forbidden": f"is no figure of a target; {propose(place, Target.model_fields)}"}
+    said = {
+        "missing": "is missing",
+        "extra_forbidden": f"is no figure of a target; {propose(place, Target.model_fields)}",
+    }
     wrong = f"{entry['msg'].replace('Input should be', 'must be')}, found {str(entry['input'])[:60]!r}"
     return f"'{place}' {said.get(entry['type'], wrong)}"

@@ -28,6 +28,7 @@ VALUES = {
 STREAM = "stream"
 INNERMOST = "pool over channels that lie innermost"
 ENDS = ("_backward_data", "_backward", "_forward")
+AMOUNTS = ("flops", "read", "written")
 PATTERNS = {kind: re.compile(pattern) for kind, pattern in VALUES.items()}
 
 
@@ -54,8 +55,8 @@ class Task:
             return max(0.0, one + (two - one) * place)
 
         sizes = tuple(map(on_line, self.sizes, other.sizes))
-        numbers = (on_line(getattr(self, name), getattr(other, name)) for name in ("flops", "read", "written"))
-        return Task(self.kind, self.dtype, *numbers, sizes)
+        flops, read, written = (on_line(getattr(self, name), getattr(other, name)) for name in AMOUNTS)
+        return Task(self.kind, self.dtype, flops, read, written, sizes)
 
 
 def task_of(name: str, args: Sequence[Any], inputs: list[Tensor], outputs: list[Tensor], flops: float) -> Task:

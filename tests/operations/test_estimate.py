@@ -16,6 +16,8 @@ from onnuri.show import result_text
 from onnuri.sources import open_data
 
 measured = cache(peaks.measure_peaks)
+
+
 @cache
 def efficient():
     return efficiency.measure_efficiency(measured())

@@ -35,7 +35,8 @@ class Settings(Base):
     batch_size: int = Field(64, ge=1, description="records at once, in a forward pass and in a training step")
     train_steps: int = Field(3, ge=0, description="training steps that are timed; 0: training is predicted only")
     target: str = Field(
-        HERE, description="the device: here (this machine), a name in targets.yaml such as raspberry-pi-5, or a YAML file"
+        HERE,
+        description="the device: here (this machine), a name in targets.yaml such as raspberry-pi-5, or a YAML file",
     )
     devices: int = Field(1, ge=1, description="targets that share a training batch")
 

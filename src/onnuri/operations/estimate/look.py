@@ -82,13 +82,7 @@ class Look:
         return time, cost.moved / self.target.bandwidth
 
     def work(
-        self,
-        name: str,
-        records: int,
-        cost: Cost,
-        seconds: float | None,
-        calls: float = 0,
-        recorded: bool = False,
+        self, name: str, records: int, cost: Cost, seconds: float | None, calls: float = 0, recorded: bool = False
     ) -> Time:
         """One line of the roofline: predicted beside measured, what holds it back, and what it draws."""
         products, memory = self.ceilings(cost)

@@ -67,8 +67,12 @@ def advise(look: Look, line: Line) -> None:
     if shorter:
         return look.note(f"{need}; with its weights in {shorter[0]} it would")
     if left <= 0:
-        return look.note(f"{need}; what one record makes, {size_text(working)}, is too much for it with no weights at all")
-    look.note(f"{need}; what would fit is a net of {scaled(left / min(held, FORMATS['int4']), '', least=1)} parameters in int4")
+        return look.note(
+            f"{need}; what one record makes, {size_text(working)}, is too much for it with no weights at all"
+        )
+    look.note(
+        f"{need}; what would fit is a net of {scaled(left / min(held, FORMATS['int4']), '', least=1)} parameters in int4"
+    )
 
 
 def answers(look: Look) -> None:

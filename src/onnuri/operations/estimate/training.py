@@ -70,7 +70,9 @@ def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost)
     time = look.work("training step", records, one.at(two, look.probes, records), None)
     states = line.fixed + parts["gradients_bytes"]
     needed = devices_needed(target, states, lambda n: max(0.0, line.at(n) - states), look.size)
-    sharing = all_reduce_seconds(parts["gradients_bytes"], devices, target.link_bandwidth or 1.0) if devices > 1 else 0.0
+    sharing = (
+        all_reduce_seconds(parts["gradients_bytes"], devices, target.link_bandwidth or 1.0) if devices > 1 else 0.0
+    )
     step = time.seconds + sharing
     look.fits("train", line, None, records, **parts)
     if not report["memory"][-1]["fits"]:
@@ -166,5 +168,3 @@ def measured_steps(look: Look, line: Line, process: int) -> tuple[float | None, 
     with torch.random.fork_rng():
         extra = peaks.peak_of(steps)
     return (None if extra is None else process + extra), median(times)
-
-
