@@ -41,7 +41,7 @@ FIGURES = (
     (r"\([^()]*\)", "()"),
     (r"\b[0-9a-f]{12,64}\b", "#"),
     (r"\bcached\b", "#"),
-    (r"  (compute|memory bandwidth|overhead: .*)$", "  #"),
+    (r"  (compute|memory bandwidth|calls of operators|overhead: .*)$", "  #"),
     (r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "#"),
     (r"#\s(thousand|million|[kMGTmµn]?(s|B|J|FLOP)(/s)?|[kMGT])(?!\w)", "#"),
     (r"#([#:T% -]*#)*%?", "#"),

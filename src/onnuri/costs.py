@@ -1,116 +1,24 @@
 """What a piece of work costs, found by watching every operator that torch executes: FLOPs, bytes moved, bytes alive.
 
-FLOPs are those of products (a multiplication and an addition are two), as the field counts them: what is done value by
-value, reductions and moves count none. They are counted anew here because torch's own counter (`torch.utils.flop_counter`)
-leaves out, silently, on a processor: attention, recurrent layers, fused experts, products of integers; and counts the
-backward pass of a grouped convolution as if it were not grouped. An operator that is in no table is named, never zero.
-
-Attention counts every pair of places, masked ones too, as is usual (Chowdhery et al. 2022, arXiv 2204.02311, appendix B).
+How long it takes is foretold elsewhere, from the tasks that are noted here, one for each operator (`tasks.py`).
 """
 
-import re
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from math import prod
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._library import custom_ops
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Formula = Callable[..., float]
-
-# ------------------------------------------------------------------------------------------------------------ the tables
-
-
-def matrices(a: Tensor, b: Tensor, *_: Any) -> float:
-    """(..., M, K) x (..., K, N); of grouped products too, where each row belongs to one group."""
-    shared = a.shape[0] if a.dim() == 3 and b.dim() == 2 else 1
-    return 2 * a.numel() * (b.shape[-1] if b.dim() > 1 else 1) / shared
-
-
-def added_matrices(_: Tensor, a: Tensor, b: Tensor, *rest: Any) -> float:
-    return matrices(a, b)
-
-
-def convolution(x: Tensor, weight: Tensor, bias: Any, stride: Any, pad: Any, dilation: Any, transposed: bool, *_: Any):
-    """Each kernel is laid on each place of the output, of the input where it is transposed; groups are in its shape."""
-    places = x.shape[2:] if transposed else out_sizes(x.shape[2:], weight.shape[2:], stride, pad, dilation)
-    return 2 * x.shape[0] * prod(places) * weight.numel()
-
-
-def out_sizes(sizes: Any, kernel: Any, stride: Any, pad: Any, dilation: Any) -> list[int]:
-    return [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in zip(sizes, kernel, stride, pad, dilation)]
-
-
-def convolution_backward(out: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> float:
-    """The gradients of the input and of the kernels cost one forward pass each; `rest` ends with which are wanted."""
-    transposed, wanted = rest[4], rest[-1]
-    places = (x if transposed else out).shape[2:]
-    return 2 * x.shape[0] * prod(places) * weight.numel() * sum(wanted[:2])
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> float:
-    """(B, H, L, D), (B, G, S, D), (B, G, S, E): scores and their mixture of values."""
-    return 2 * q.shape[:-1].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-
-
-def attention_backward(_: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> float:
-    """Scores once more, then the gradients of q, k and v and of the scores."""
-    return 2 * q.shape[:-1].numel() * k.shape[-2] * (3 * q.shape[-1] + 2 * v.shape[-1])
-
-
-def recurrent(x: Tensor, into: Tensor, onto: Tensor, *_: Any) -> float:
-    """(times, B, inputs) of one layer in one direction, all gates."""
-    return 2 * x.shape[:-1].numel() * (into.numel() + onto.numel())
-
-
-def recurrent_backward(*inputs: Any) -> float:
-    return 2 * recurrent(*inputs)
-
-
-PRODUCTS: dict[str, Formula] = {
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot", "_int_mm", "_grouped_mm", "_scaled_mm"), matrices),
-    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv", "_addmm_activation"), added_matrices),
-    **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), convolution),
-    "convolution_backward": convolution_backward,
-    "mkldnn_rnn_layer": recurrent,
-    "mkldnn_rnn_layer_backward": recurrent_backward,
-    **{
-        f"_scaled_dot_product_{kind}{end}": formula
-        for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
-        for end, formula in (("", attention), ("_backward", attention_backward))
-    },
-}
-"""{operator: its FLOPs from its arguments}."""
-
-LINEAR = re.compile(
-    r"""
-    (_?new|empty|full|ones|zeros|rand\w*|_foreach)(_\w+)? | \w+_like | arange | scalar_tensor | linspace | eye
-    | \w*(batch|group|layer|instance|rms|weight|vector)_norm\w* | norm | \w*softmax | logsumexp | \w*dropout | glu
-    | \w*(avg|max)_pool\dd(_with_indices)? | upsample_\w+ | \w+_pad(\dd|_nd) | (un)?fold | im2col | col2im | grid_sampler\w*
-    | \w*loss\w* | \w*embedding(_bag|_dense)? | _?(unsafe_)?(index|masked)(_\w+)? | scatter\w* | gather | \w+_scatter
-    | sort | argsort | topk | kthvalue | median | mode | (arg|c?um|cum)?(max|min) | cumsum | cumprod | logcumsumexp
-    | sum | mean | prod | std | var | var_mean | count_nonzero | nonzero | trace | histc | bincount | bucketize | searchsorted
-    | isin | equal | \w*unique\w* | where | fill | zero | copy | _to_copy | clone | resize | _local_scalar_dense
-    | cat | stack | repeat\w* | roll | rot90 | flip | tril | triu | slice | select | pixel_(un)?shuffle | one_hot
-    | _?unsafe_\w+ | split\w* | _pack_padded_sequence | floor_divide | _prelu_kernel | \w*adamw?
-    | bernoulli | uniform | normal | exponential | random | multinomial
-    """,
-    re.VERBOSE,
-)
-"""Operators that move or reduce what they read; beside them those that torch itself calls pointwise or a reduction."""
-
-LOOKUPS = frozenset(("embedding", "index", "index_select", "gather", "embedding_bag", "_embedding_bag"))
-"""Operators that read only some rows of a table."""
-
+from .flops import LOOKUPS, PRODUCTS, base_name, is_linear, python_kernel
+from .tasks import Task, task_of
 
 COPYING = frozenset(("convolution", "convolution_backward"))
 """Operators that, on a processor, copy what they read and write into a layout of their own and hold both."""
@@ -122,41 +30,19 @@ def workspace(tensors: list[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in pictures if tensor.is_contiguous())
 
 
-@cache
-def is_linear(operator: Any) -> bool:
-    """Whether an operator is known to multiply no matrices."""
-    name = base_name(operator)
-    stems = {name, *(name.removesuffix(end) for end in ("_backward", "_backward_data", "_forward", "_copy"))}
-    tags = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.inplace_view} & set(operator.tags)
-    return bool(tags) or operator.is_view or any(LINEAR.fullmatch(stem) or is_pointwise(stem) for stem in stems)
-
-
-def python_kernel(operator: Any) -> Callable[..., Any] | None:
-    """What an operator that a library wrote in Python (`torch.library.custom_op`) does; None for all others."""
-    known = custom_ops.OPDEFS.get(operator._schema.name)
-    return None if known is None else known._init_fn
-
-
-def is_pointwise(name: str) -> bool:
-    packet = getattr(torch.ops.aten, name, None)
-    return packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads())
-
-
-def base_name(operator: Any) -> str:
-    """`aten::add_.Tensor` -> add."""
-    return operator._schema.name.split("::")[1].removesuffix("_")
-
-
 # ---------------------------------------------------------------------------------------------- lines over the records
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`flops` by type; `moved`: bytes of weights read, and of what is made, written and read; `calls` of operators."""
+    """`flops` by type; `moved`: bytes of weights read, and of what is made, written and read; `calls` of operators, each
+    of which is one of the `tasks`; `known`: bytes of the known tensors that are read, each counted once."""
 
     flops: dict[torch.dtype, float]
     moved: float
     calls: float
+    tasks: tuple[Task, ...] = ()
+    known: float = 0.0
 
     def at(self, other: "Cost", sizes: tuple[int, int], n: int) -> "Cost":
         """With n records, when self is the cost of sizes[0] and `other` that of sizes[1]."""
@@ -165,7 +51,24 @@ class Cost:
             return one + (two - one) / (sizes[1] - sizes[0]) * (n - sizes[0])
 
         flops = {kind: on_line(self.flops.get(kind, 0), other.flops.get(kind, 0)) for kind in other.flops}
-        return Cost(flops, on_line(self.moved, other.moved), on_line(self.calls, other.calls))
+        moved, calls, known = (
+            on_line(getattr(self, name), getattr(other, name)) for name in ("moved", "calls", "known")
+        )
+        return Cost(flops, moved, calls, self.tasks_at(other, (n - sizes[0]) / (sizes[1] - sizes[0])), known)
+
+    def between(self, start: int, end: int) -> "Cost":
+        """Of these tasks alone, whatever they read coming from memory."""
+        tasks, flops = self.tasks[start:end], Counter[torch.dtype]()
+        for task in tasks:
+            flops[task.dtype] += task.flops  # type: ignore[assignment]
+        return Cost(+flops, sum(task.moved for task in tasks), len(tasks), tasks, self.known)  # type: ignore[arg-type]
+
+    def tasks_at(self, other: "Cost", place: float) -> tuple[Task, ...]:
+        """Each task on its own line; where another batch makes other operators, those of the larger one, all grown alike."""
+        if [task.kind for task in self.tasks] == [task.kind for task in other.tasks]:
+            return tuple(one.at(two, place) for one, two in zip(self.tasks, other.tasks))
+        nothing = (replace(task, flops=0.0, read=0.0, written=0.0) for task in other.tasks)
+        return tuple(one.at(two, (1 + place) / 2) for one, two in zip(nothing, other.tasks))
 
 
 class Line:
@@ -205,7 +108,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.flops: Counter[torch.dtype] = Counter()
         self.unknown: Counter[str] = Counter()
-        self.calls = 0
+        self.tasks: list[Task] = []
         self.read_once = 0
         """Bytes of the known tensors that were read, each part of them once; known when the watch ends."""
         self.read_each = self.made = self.live = self.peak = self.saved = self.peak_saved = 0
@@ -221,13 +124,17 @@ class Watch(TorchDispatchMode):
     def total_flops(self) -> int:
         return sum(self.flops.values())
 
+    @property
+    def calls(self) -> int:
+        return len(self.tasks)
+
     def once(self) -> "Cost":
         """The cost where known tensors come from memory once, as weights do in one forward pass."""
-        return Cost(dict(self.flops), self.read_once + 2 * self.made, self.calls)
+        return Cost(dict(self.flops), self.read_once + 2 * self.made, self.calls, tuple(self.tasks), self.read_once)
 
     def each(self) -> "Cost":
         """The cost where known tensors come from memory whenever they are read."""
-        return Cost(dict(self.flops), self.read_each + 2 * self.made, self.calls)
+        return Cost(dict(self.flops), self.read_each + 2 * self.made, self.calls, tuple(self.tasks), self.read_once)
 
     def close(self) -> None:
         """Let go of the known tensors: a watch outlives the net that it watched."""
@@ -252,13 +159,15 @@ class Watch(TorchDispatchMode):
 
     def execute(self, operator: Any, args: Any, kwargs: Any) -> Any:
         """The operator's result, its FLOPs counted. One that a library wrote in Python is counted by its parts."""
-        self.calls += not operator.is_view
-        tensors = any(isinstance(value, Tensor) for value in tree_leaves((args, kwargs)))
+        inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         kernel = python_kernel(operator)
         if kernel is None:
-            if tensors:
-                self.count(operator, args)
-            return operator(*args, **kwargs)
+            flops = self.count(operator, args) if inputs else 0
+            result = operator(*args, **kwargs)
+            if not operator.is_view:
+                outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor)]
+                self.tasks.append(task_of(base_name(operator), args, inputs, outputs, flops))
+            return result
         before = self.total_flops, self.unknown.total()
         with self, torch.no_grad():
             result = kernel(*args, **kwargs)
@@ -266,13 +175,17 @@ class Watch(TorchDispatchMode):
             self.unknown[operator._schema.name] += 1
         return result
 
-    def count(self, operator: Any, args: Any) -> None:
+    def count(self, operator: Any, args: Any) -> int:
+        """The operator's FLOPs, added to those of their type; one that no table knows is named."""
         formula = PRODUCTS.get(base_name(operator))
         if formula is not None:
             first = next(value for value in args[1:] if isinstance(value, Tensor))
-            self.flops[first.dtype] += int(formula(*args))
-        elif not is_linear(operator):
+            flops = int(formula(*args))
+            self.flops[first.dtype] += flops
+            return flops
+        if not is_linear(operator):
             self.unknown[operator._schema.name.removeprefix("aten::")] += 1
+        return 0
 
     # ------------------------------------------------------------------------------------------------------------ memory
 
@@ -352,3 +265,29 @@ def watched(known: Iterable[Tensor] = ()) -> Iterator[Watch]:
 def tensors_of(net: nn.Module) -> list[Tensor]:
     """Parameters and buffers, tied ones once."""
     return list({id(tensor): tensor for tensor in [*net.parameters(), *net.buffers()]}.values())
+
+
+@contextmanager
+def passes(net: nn.Module, watch: Watch) -> Iterator[list[int]]:
+    """Fills the list with the number of tasks before each pass through the net: each outermost call of it or of a part."""
+    inside, depth, starts = {id(module) for module in net.modules()}, 0, list[int]()
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        nonlocal depth
+        if id(module) in inside:
+            starts.extend([len(watch.tasks)] * (depth == 0))
+            depth += 1
+
+    def leave(module: nn.Module, inputs: Any, result: Any) -> None:
+        nonlocal depth
+        depth -= id(module) in inside
+
+    hooks = (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),  # type: ignore[call-arg]
+    )
+    try:
+        yield starts
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,4 +1,4 @@
-"""A recipe's text as plain values: YAML of a recipe's size, in which nothing occurs twice, stands for code or for a bomb."""
+"""A recipe's or a target's text as plain values: YAML in which nothing occurs twice, stands for code or for a bomb."""
 
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,22 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """The recipe's text as plain values. BadInput for whatever is not YAML of a recipe's size."""
+def load_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The text as plain values. BadInput for whatever is not YAML of a recipe's size; `what` it was to be."""
     try:
         if path.stat().st_size > LARGEST:
-            raise BadInput(f"{path} is larger than a recipe can be")
+            raise BadInput(f"{path} is larger than a {what} can be")
         value = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OnnuriError:
         raise
     except Exception as error:  # PyYAML lets through whatever a scalar of a wrong form makes it stumble over
-        raise BadInput(f"{path} is not a recipe: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise BadInput(f"{path} is not a {what}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if not isinstance(value, dict):
-        raise BadInput(f"{path} is not a recipe: it must be a mapping with data and steps")
-    return plain(value, path)
+        raise BadInput(f"{path} is not a {what}: it must be a mapping" + " with data and steps" * (what == "recipe"))
+    return plain(value, path, what)
 
 
-def plain(value: Any, path: Path) -> Any:
+def plain(value: Any, path: Path, what: str = "recipe") -> Any:
     """A copy with names that are texts and values that JSON knows. BadInput for others, and for too many or too deep."""
     room = MOST
 
@@ -44,7 +44,7 @@ def plain(value: Any, path: Path) -> Any:
         nonlocal room
         room -= 1
         if depth > DEEPEST or room < 0:
-            raise BadInput(f"{path} is not a recipe: it is nested too deeply, or stands for too much")
+            raise BadInput(f"{path} is not a {what}: it is nested too deeply, or stands for too much")
         if isinstance(part, dict):
             return {copy(str(name), depth): copy(entry, depth + 1) for name, entry in part.items()}
         if isinstance(part, list):

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from .figures import number, scaled, size_text, time_text
+from .figures import joules_text, number, scaled, size_text, time_text
+
+BAR, MOST_PARTS = 24, 5  # letters of the longest bar, and bars
 
 
 def result_text(result: dict[str, Any], out: str | None) -> str:
@@ -59,15 +61,13 @@ def bar_lines(bars: dict[str, dict[str, float]]) -> list[str]:
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:
-    """Size, time and memory of a model, predicted beside measured, and this machine's ceilings."""
+    """Size, time and memory of a model, predicted beside measured, under the ceilings of this machine or of a target."""
     roles = ", ".join(f"{role} {scaled(n, '', least=1)}" for role, n in report["parameters_by_role"].items())
     kinds = ", ".join(f"{kind} {size_text(n)}" for kind, n in report["bytes_in_memory_by_type"].items())
-    peaks = [f"{kind} {scaled(report[f'peak_{kind}_flops_per_second'], 'FLOP/s')}" for kind in ("fp32", "bf16", "int8")]
     lines = [
         f"{'parameters':14} {report['parameters']:,}  ({roles or 'none of torch'})",
         f"{'bytes':14} {size_text(report['bytes_on_disk'])} on disk, {size_text(report['bytes_in_memory'])} in memory  ({kinds})",
-        f"{'this machine':14} {', '.join(peaks)}, memory {scaled(report['peak_memory_bytes_per_second'], 'B/s')}, "
-        f"{report['threads']} threads, {size_text(report['machine_memory_bytes'])}",
+        *ceiling_lines(report),
         "",
         f"{'work':14} {'records':>7} {'FLOPs':>11} {'moved':>9} {'roofline':>9} {'predicted':>9} {'measured':>9}  bound by",
     ]
@@ -77,21 +77,67 @@ def cost_lines(report: dict[str, Any]) -> list[str]:
         f"{time_text(one['measured_seconds']):>9}  {one['bottleneck']}"
         for one in report["work"]
     ]
-    lines += [
-        "",
-        f"{'memory':14} {'records':>7} {'predicted':>11} {'measured':>9}  largest batch, and what it is made of",
-    ]
+    lines += ["", *(target_lines(report) if "target" in report else [])]
+    lines += [f"{'memory':14} {'records':>7} {'predicted':>11} {'measured':>9}  largest batch, and what it is made of"]
     for one in report["memory"]:
         made = ", ".join(
             f"{name.removesuffix('_bytes')} {size_text(one[name])}"
             for name in ("process_bytes", "weights_bytes", "gradients_bytes", "moments_bytes", "activations_bytes")
             if name in one
         )
+        verdict = "" if one["fits"] else ", does not fit"
         lines.append(
             f"{'to ' + one['work']:14} {one.get('records', '-'):>7} {size_text(one['predicted_bytes']):>11} "
-            f"{size_text(one.get('measured_bytes')):>9}  {one.get('largest_batch') or '-'}  ({made})"
+            f"{size_text(one.get('measured_bytes')):>9}  {one.get('largest_batch') or '-'}{verdict}  ({made})"
         )
     return [*lines, *(f"{'note':14} {text}" for text in report["notes"])]
+
+
+def ceiling_lines(report: dict[str, Any]) -> list[str]:
+    """What the machine, or the target, can do at its best."""
+    if "target" in report:
+        target = report["target"]
+        peaks = ", ".join(f"{name} {scaled(peak, 'FLOP/s')}" for name, peak in target["peaks"].items())
+        room = size_text(target["usable"] * target["memory_bytes"])
+        return [
+            f"{'target':14} {target['name']}: {target['title']}",
+            f"{'':14} {peaks}, memory {scaled(target['bandwidth'], 'B/s')}, {room} for one process, {target['watts']:g} W",
+        ]
+    peaks = ", ".join(
+        f"{kind} {scaled(report[f'peak_{kind}_flops_per_second'], 'FLOP/s')}" for kind in ("fp32", "bf16", "int8")
+    )
+    return [
+        f"{'this machine':14} {peaks}, memory {scaled(report['peak_memory_bytes_per_second'], 'B/s')}, "
+        f"{report['threads']} threads, {size_text(report['machine_memory_bytes'])}"
+    ]
+
+
+def target_lines(report: dict[str, Any]) -> list[str]:
+    """Where the time of an answer goes, what it draws, how fast a text is written, and what training takes."""
+    one = next(work for work in report["work"] if work["work"] == "answer")
+    parts, whole = one["predicted_parts"], one["predicted_seconds"] or 1.0
+    lines = [
+        f"{'an answer' if place == 0 else '':14} {'█' * round(BAR * seconds / whole):{BAR}} {seconds / whole:4.0%}  {kind}"
+        for place, (kind, seconds) in enumerate(list(parts.items())[:MOST_PARTS])
+    ]
+    if answer := report.get("answer"):
+        lines.append(
+            f"{'':14} first {answer['piece']} after {time_text(answer['seconds_to_first'])}, "
+            f"then {number(answer['pieces_per_second'])} a second"
+        )
+    works = ", ".join(
+        f"{work['work']} of {work['records']} {joules_text(work['joules'])}"
+        for work in report["work"]
+        if work["joules"]
+    )
+    lines += [f"{'energy':14} {works}"] * bool(works)
+    if fleet := report.get("fleet"):
+        shared = f", {fleet['all_reduce_share']:.0%} of it to share gradients" * (fleet["devices"] > 1)
+        lines.append(
+            f"{'training':14} {fleet['devices']} x {fleet['records_per_device']} records, {time_text(fleet['step_seconds'])} "
+            f"a step{shared}; devices needed: {fleet['devices_needed'] or 'no number is enough'}"
+        )
+    return [*lines, ""]
 
 
 def promise_lines(line: dict[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@ from functools import cache
 import pytest
 import torch
 
-from onnuri import peaks, registry
+from onnuri import efficiency, peaks, registry, targets
+from onnuri.costs import watched
 from onnuri.errors import BadSettings
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
@@ -17,12 +18,21 @@ from onnuri.sources import open_data
 measured = cache(peaks.measure_peaks)
 
 
+@cache
+def efficient():
+    return efficiency.measure_efficiency(measured())
+
+
+TARGETS = sorted(targets.known())
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """The machine is measured once, and nothing is repeated for the sake of its timing."""
     monkeypatch.setattr(peaks, "SECONDS", 0.0)
     monkeypatch.setattr(peaks, "BUDGET", 0.0)
     monkeypatch.setattr(peaks, "measure_peaks", measured)
+    monkeypatch.setattr(estimate, "measure_efficiency", lambda best: efficient())
     monkeypatch.setattr(peaks, "reference", lambda: 1.0)
 
 
@@ -86,7 +96,7 @@ def test_a_step_of_two_players_costs_both():
     batch = model.collate(data.records.list(slice(0, 16)))
     alone = 0
     for player in model.players:
-        with estimate.watched() as watch:
+        with watched() as watch:
             model.family.loss(model.net, batch, player)[0].sum().backward()
         alone += watch.total_flops
     # in training, a player's turn makes no gradients for the other one's weights
@@ -105,6 +115,98 @@ def test_packed_weights_keep_their_number_and_cannot_be_trained():
     assert report["parameters_by_role"] == floats["parameters_by_role"]
     assert report["bytes_in_memory"] < 0.6 * floats["bytes_in_memory"]
     assert [one["work"] for one in report["memory"]] == ["run"]
+
+
+@pytest.mark.parametrize("name", registry.entries("families"))
+def test_every_family_is_estimated_for_a_target(name):
+    model, data = started(name)
+    report = report_of(model, data, target="raspberry-pi-5")
+    assert report["target"]["title"].startswith("Raspberry Pi 5") and report["notes"][-1] == estimate.ASSUMED
+    assert all(one["measured_seconds"] is None for one in report["work"])
+    text = result_text({**report, "operation": "estimate"}, None)
+    assert "target         raspberry-pi-5" in text and "\nthis machine " not in text
+    if not model.players:
+        assert report["memory"][0]["fits"] and "fleet" not in report
+        return
+    for one in report["work"]:
+        assert one["predicted_seconds"] >= one["roofline_seconds"] * 0.99 or one["work"] != "forward pass"
+        assert one["joules"] == pytest.approx(10 * one["predicted_seconds"])
+        assert sum(one["predicted_parts"].values()) == pytest.approx(one["predicted_seconds"])
+        assert one["bottleneck"] in ("compute", "memory bandwidth", "calls of operators")
+    assert report["fleet"]["devices_needed"] == 1
+    run, train = report["memory"]
+    assert run["fits"] and train["fits"] and "process_bytes" not in run
+    assert train["predicted_bytes"] > train["weights_bytes"] + train["gradients_bytes"] + train["moments_bytes"]
+
+
+def test_a_text_that_is_written_token_by_token():
+    """The first pass reads the question; each later one costs one token, cheaper than the question's."""
+    model, data = started("causal_lm")
+    answer = report_of(model, data, target="h200")["answer"]
+    assert answer["piece"] == "token" and 1 < answer["pieces"] <= model.family.tiny()["max_new_tokens"]
+    assert answer["pieces_per_second"] == pytest.approx(1 / answer["seconds_of_each_later"])
+    model, data = started("diffusion", steps=7)
+    answer = report_of(model, data, target="h200")["answer"]
+    assert (answer["piece"], answer["pieces"]) == ("pass", 7)
+    assert answer["seconds_to_first"] == pytest.approx(answer["seconds_of_each_later"], rel=0.5)
+    model, data = started("tabular")
+    assert "answer" not in report_of(model, data, target="h200"), "one pass is an answer"
+
+
+def test_packed_weights_count_their_bytes_on_a_target():
+    model, data = started("tabular", width=256, layers=4)
+    floats = report_of(model, data, target="phone")["memory"][0]["weights_bytes"]
+    packed = quantize.apply(quantize.Settings(scheme="int8-dynamic"), Quiet(), model, data).model
+    assert report_of(packed, data, target="phone")["memory"][0]["weights_bytes"] < 0.4 * floats
+
+
+def small(memory: float) -> targets.Target:
+    return targets.known()["h200"].model_copy(update={"memory_bytes": memory, "usable": 1.0})
+
+
+def test_a_target_into_which_nothing_fits_says_what_would(monkeypatch):
+    model, data = started("causal_lm", hidden_size=128)
+
+    def notes(memory: float) -> list[str]:
+        monkeypatch.setattr(targets, "find", lambda name: small(memory))
+        return report_of(model, data, target="h200")["notes"]
+
+    report = report_of(model, data, target="h200")
+    weights, need = report["memory"][0]["weights_bytes"], report["memory"][0]["predicted_bytes"]
+    assert "does not" not in " ".join(report["notes"])
+    batch = notes(weights + (need - weights) / 2)[0]
+    assert "a batch of 16 does not fit" in batch and batch.endswith(("7 would", "6 would", "8 would"))
+    assert "with its weights in fp16 it would" in notes(0.7 * weights)[0]
+    assert "with its weights in int8 it would" in notes(0.4 * weights)[0]
+    assert "what would fit is a net of" in notes(0.11 * weights)[0]
+    assert "with no weights at all" in notes(1000.0)[0]
+    assert "devices hold it" in notes(0.7 * weights)[1]
+
+
+def test_a_batch_that_several_devices_share():
+    model, data = started("tabular")
+    alone, shared = (report_of(model, data, target="h200", devices=n)["fleet"] for n in (1, 4))
+    size = sum(4 * p.numel() for p in model.net.parameters())
+    assert alone["all_reduce_seconds"] == 0 and shared["records_per_device"] == 4
+    assert shared["all_reduce_seconds"] == pytest.approx(2 * 3 / 4 * size / 4.5e11)
+    assert shared["all_reduce_share"] == pytest.approx(shared["all_reduce_seconds"] / shared["step_seconds"])
+    assert shared["step_joules"] == pytest.approx(4 * 700 * shared["step_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        ("tabular", {"devices": 2}, "no effect here"),
+        ("forest", {"devices": 2, "target": "h200"}, "nothing in this model can be trained"),
+        ("tabular", {"devices": 2, "target": "phone"}, "nothing links phone"),
+        ("tabular", {"devices": 17, "batch_size": 16, "target": "h200"}, "a batch has 16 records"),
+        ("tabular", {"train_steps": 2, "target": "phone"}, "nothing is timed on a target"),
+    ],
+)
+def test_settings_of_a_target_without_effect_are_refused(family, settings, said):
+    model, data = started(family)
+    with pytest.raises(BadSettings, match=said):
+        apply(Settings(**settings), Quiet(), model, data)
 
 
 def test_settings_without_effect_are_refused():
