@@ -198,6 +198,7 @@ FAMILY = Family(
     fields=lambda assets: ({assets.question: "image"}, (assets.answer, "category")),
     axis=lambda assets: assets.labels,
     collate=collate,
+    sizes=lambda net, assets: [],
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,
