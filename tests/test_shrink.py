@@ -29,7 +29,7 @@ QUICK = {"steps": 6, "epochs": 1}
 """A training of a moment; its epochs are fixed, so that no two chains are the same work."""
 
 DATA = "builtin:wine"
-TRIALS = 14  # the ways alone, and some pairs of them
+TRIALS = 14  # models: the ways alone, pairs of them, and some that are proposed
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_front_is_what_nothing_beats_and_the_winner_is_within_the_limits(who
     assert result == json.loads((out / "front.json").read_text())
     made = [one for one in result["points"] if "validation" in one]
     front = {one["point"] for one in result["front"]}
-    assert len(result["points"]) == 1 + TRIALS and len(front) > 1
+    assert len(made) == 1 + TRIALS and len(front) > 1
 
     def beats(one: dict, other: dict) -> bool:
         mine, theirs = ((-one["scores"]["accuracy"], one["bytes"]) for one in (one["validation"], other["validation"]))
@@ -137,7 +137,8 @@ def test_what_is_known_is_not_made_again_and_more_trials_go_further(whole, model
     again = shrink(str(model), DATA, out, Wish(score=0.5, trials=TRIALS), QUICK, quiet=True)
     assert seen(again, "points") == seen(result, "points") and seen(again, "front") == seen(result, "front")
     more = shrink(str(model), DATA, out, Wish(score=0.5, trials=TRIALS + 2), QUICK, quiet=True)
-    assert seen(more, "points")[: TRIALS + 1] == seen(result, "points") and len(more["points"]) == TRIALS + 3
+    known = len(result["points"])
+    assert seen(more, "points")[:known] == seen(result, "points") and len(more["points"]) >= known + 2
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
@@ -264,7 +265,7 @@ def test_limits_are_kept_and_what_nothing_meets_says_what_came_closest(whole, mo
     said = refused(onnuri(*search, "--size", sizes[0] - 1), "a size of at most", "closest came point", "onnuri run")
     assert f"{out}/points/" in said
     report = json.loads((out / "front.json").read_text())
-    assert report["winner"] is None and len(report["points"]) == TRIALS + 1
+    assert report["winner"] is None and len(report["points"]) == len(whole[1]["points"])
     assert "No model within the limits" in (out / "report.html").read_text(encoding="utf-8")
     refused(onnuri(*search, "--score-at-least", 1.01, "--json"), "accuracy of at least 101.0")
     assert onnuri(*search, "--latency", 10000, "--score-at-least", 0.5).code == 0

@@ -24,7 +24,8 @@ from .front import Limits, best_of, bytes_of, figures_of, front_of, limits_of, o
 from .points import Field, Place, Point, absolute, made
 from .proposals import Chain, Offer, Search, offers, pairs, quiet_optuna, singles
 
-TRIALS = 30  # where neither trials nor minutes are given
+TRIALS = 30  # models made, where neither trials nor minutes are given
+MOST_REFUSED = 3  # times as many chains are tried as models are to be made
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list
     began = time.monotonic()
 
     def is_over() -> bool:
-        return bool(points) and (len(points) >= trials or time.monotonic() - began > seconds)
+        enough = count_made(points) >= trials or len(points) >= MOST_REFUSED * trials
+        return bool(points) and (enough or time.monotonic() - began > seconds)
 
     with Progress("shrink", field.place.quiet) as log:
 
@@ -114,7 +116,7 @@ def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list
             point, new = field.point(chain)
             points.append(point)
             log.console.print(line_of(point, new), markup=False, soft_wrap=True)
-            share = max(len(points) / trials, (time.monotonic() - began) / seconds)
+            share = max(count_made(points) / trials, (time.monotonic() - began) / seconds)
             log.progress(round(1000 * share), 1000, point.chain)
             return point
 
@@ -155,6 +157,10 @@ def follow(
             if is_over():
                 return
             tell(chain, tried(chain))
+
+
+def count_made(points: list[Point]) -> int:
+    return sum(not point.fault for point in points)
 
 
 def line_of(point: Point, new: bool) -> str:
