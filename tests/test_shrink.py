@@ -21,7 +21,7 @@ from onnuri.run import execute
 from onnuri.shrink import Wish, shrink
 from onnuri.shrink.front import Limits, best_of, front_of, limits_of
 from onnuri.shrink.points import Point
-from onnuri.shrink.proposals import Chain, Search, offers, pairs, singles, text_of
+from onnuri.shrink.proposals import Chain, Move, Search, offers, pairs, singles, text_of
 from onnuri.sources import open_data
 from test_architecture import SOURCE, words
 
@@ -262,10 +262,11 @@ def test_limits_are_kept_and_what_nothing_meets_says_what_came_closest(whole, mo
     sizes = sorted(one["validation"]["bytes"] for one in whole[1]["points"][1:] if "validation" in one)
     found = onnuri(*search, "--size", sizes[2], "--json")
     assert found.code == 0 and json.loads(found.out)["winner"]["validation"]["bytes"] <= sizes[2]
-    said = refused(onnuri(*search, "--size", sizes[0] - 1), "a size of at most", "closest came point", "onnuri run")
+    said = refused(onnuri(*search, "--size", "100B"), "a size of at most", "closest came point", "onnuri run")
     assert f"{out}/points/" in said
     report = json.loads((out / "front.json").read_text())
-    assert report["winner"] is None and len(report["points"]) == len(whole[1]["points"])
+    made = [one for one in report["points"] if "validation" in one]
+    assert report["winner"] is None and len(made) == TRIALS + 1
     assert "No model within the limits" in (out / "report.html").read_text(encoding="utf-8")
     refused(onnuri(*search, "--score-at-least", 1.01, "--json"), "accuracy of at least 101.0")
     assert onnuri(*search, "--latency", 10000, "--score-at-least", 0.5).code == 0
@@ -387,6 +388,20 @@ def test_proposals_are_new_and_end_when_all_were_tried():
         search.tell(chain, (0.0, 0.0), {})
     every = {text_of(chain) for chain in (search.drawn() for _ in range(2000)) if chain}
     assert len(tried) == len(set(tried)) and set(tried) == every
+
+
+def test_what_refuses_the_result_of_a_way_is_not_tried_behind_it_again():
+    search = Search(offers({}), 0, 2)
+    first, last = pairs(search.found)[0]
+    search.tell_fault((first, last), False)
+    assert any(search.is_new(chain) and both(chain, first, last) for chain in (search.drawn() for _ in range(500)))
+    search.tell_fault((first, last), True)
+    drawn = [chain for chain in (search.drawn() for _ in range(500)) if search.is_new(chain)]
+    assert len(drawn) > 50 and not any(both(chain, first, last) for chain in drawn)
+
+
+def both(chain: Chain, one: Move, other: Move) -> bool:
+    return one.way in {move.way for move in chain} and other.operation in {move.operation for move in chain}
 
 
 def test_proposals_turn_to_what_was_found_good():

@@ -145,7 +145,7 @@ def follow(
 
     def tell(chain: Chain, point: Point) -> None:
         if point.fault:
-            proposer.tell(chain, None, {})
+            proposer.tell_fault(chain, point.refused)
         else:
             proposer.tell(chain, values_of(point, limits), limits.excess(point))
 

@@ -24,7 +24,8 @@ from .proposals import Chain, text_of
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A chain that was tried: what was measured on the validation split, or the `fault` that kept it from being made."""
+    """A chain that was tried: what was measured on the validation split, or the `fault` that kept it from being made, and
+    whether that was a refusal, which other settings would not change."""
 
     number: int
     key: str
@@ -32,6 +33,7 @@ class Point:
     operations: tuple[str, ...]
     measured: dict[str, Any]
     fault: str = ""
+    refused: bool = False
     tensors: str = ""
     seconds: float = 0.0
 
@@ -113,7 +115,7 @@ class Field:
             tensors = made(self.place, number)[-1]["output"]["tensors"]
             point = replace(point, measured=self.measured(self.place.result(number)), tensors=tensors)
         except (Refusal, BadSettings, BrokenPromise) as error:
-            point = replace(point, fault="; ".join(error.faults))
+            point = replace(point, fault="; ".join(error.faults), refused=isinstance(error, Refusal))
         return self.keep(replace(point, seconds=round(time.perf_counter() - began, 2))), True
 
     def measured(self, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, cast
 
 from .. import plan, registry
@@ -112,7 +113,7 @@ def pairs(found: list[Offer]) -> list[Chain]:
 
 @dataclass
 class Search:
-    """Proposals over `found`. `told`: the chains that are known, as text."""
+    """Proposals over `found`. `told`: the chains that are known, as text; `apart`: {(way, operation)} that refuses its result."""
 
     found: list[Offer]
     seed: int
@@ -120,6 +121,7 @@ class Search:
     """How many values a chain has."""
 
     told: set[str] = field(default_factory=set)
+    apart: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         optuna = quiet_optuna()
@@ -131,14 +133,19 @@ class Search:
             )
         self.study = optuna.create_study(directions=["minimize"] * self.size, sampler=sampler)
 
-    def tell(self, chain: Chain, values: Values | None, excess: dict[str, float]) -> None:
-        """What was found of a chain; None where it could not be made. `excess`: by how much it is beyond each limit."""
+    def tell(self, chain: Chain, values: Values, excess: dict[str, float]) -> None:
+        """What was found of a chain. `excess`: by how much it is beyond each limit."""
         self.told.add(text_of(chain))
-        if values is not None:
-            picks = self.picks(chain)
-            spaces = {name: self.space(name) for name in picks}
-            make = quiet_optuna().trial.create_trial
-            self.study.add_trial(make(params=picks, distributions=spaces, values=list(values), constraints=excess))
+        picks = self.picks(chain)
+        spaces = {name: self.space(name) for name in picks}
+        make = quiet_optuna().trial.create_trial
+        self.study.add_trial(make(params=picks, distributions=spaces, values=list(values), constraints=excess))
+
+    def tell_fault(self, chain: Chain, refused: bool) -> None:
+        """A chain could not be made. Where that was a refusal of two moves that can be made alone, they are kept apart."""
+        self.told.add(text_of(chain))
+        if refused and len(chain) == 2:
+            self.apart.add((chain[0].way, chain[1].operation))
 
     def proposals(self) -> Iterator[Chain]:
         """Chains that are new, until none is left or DRAWS at random found none; each is to be told before the next."""
@@ -150,7 +157,8 @@ class Search:
             yield chain
 
     def is_new(self, chain: Chain) -> bool:
-        return bool(chain) and text_of(chain) not in self.told
+        pairs = {(one.way, other.operation) for one, other in combinations(chain, 2)}
+        return bool(chain) and text_of(chain) not in self.told and not pairs & self.apart
 
     def asked(self, _: int) -> Chain:
         """What the estimator proposes. What is found of it is told by `tell`, so that what was found elsewhere counts alike."""
