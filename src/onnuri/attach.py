@@ -81,7 +81,8 @@ class Stack(nn.Module):
         base = self.base
         if not self.functions and isinstance(base, Factored) and layer.groups == 1:
             return base.convolved(layer, x, **options)
-        if not self.functions and isinstance(base, Packed) and base.input_scale is not None and base.rounds(x):
+        in_integers = is_plain_conv(layer) and not self.functions
+        if in_integers and isinstance(base, Packed) and base.input_scale is not None and base.rounds(x):
             return base.conv2d(x, layer)
         return type(layer).original.forward(layer, x, **options)
 
