@@ -123,7 +123,7 @@ def test_only_a_graph_that_says_so_is_fused(opened, quickest, monkeypatch):
     for weight in weights(model.net, "linear"):
         pack(weight, "int8")
     asked, before = [], runtime.inference
-    monkeypatch.setattr(runtime, "inference", lambda graph, fused: asked.append(fused) or before(graph, fused))
+    monkeypatch.setattr(runtime, "inference", lambda graph, artefact, fused: asked.append(fused) or before(graph, artefact, fused))
     packed = exported(model, data, precision="fp32")
     assert "DequantizeLinear" in node_types(packed.net) and asked == [False]
     assert measure.largest_difference(model, packed, data.split("test")) <= ALLOWED["fp32"]
@@ -231,7 +231,7 @@ def test_a_table_is_int8_with_a_scale_for_each_row():
     kinds = {each.name: each.data_type for each in model.graph.initializer}
     assert kinds == {"other": TensorProto.FLOAT, "table.codes": TensorProto.INT8, "table.scale": TensorProto.FLOAT}
     onnx.checker.check_model(model)
-    session = runtime.inference(model.SerializeToString(), fused=True)
+    session = runtime.inference(model.SerializeToString(), "a graph", fused=True)
     found, values = session.run(None, {"ids": np.arange(50)})
     step = np.abs(rows).max(1, keepdims=True) / 127
     assert (np.abs(found - rows) <= 0.501 * step).all() and np.abs(found - rows).max() > 0

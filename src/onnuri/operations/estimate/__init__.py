@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from ... import peaks, targets
 from ...data import Data, Records
 from ...efficiency import measure_efficiency
-from ...errors import BadSettings
+from ...errors import BadInput, BadSettings
 from ...figures import joules_text, number, scaled, size_text, time_text
 from ...model import Model
 from ...operation import Log, Operation, Result
@@ -44,9 +44,10 @@ class Settings(Base):
     @classmethod
     def is_there(cls, name: str) -> str:
         """A device that is not known, or a file with faults, is told of before anything is opened."""
-        if name != HERE:
-            targets.find(name)
-        return name
+        try:
+            return name if name == HERE else (targets.find(name) and name)
+        except BadInput as error:
+            raise BadSettings(*error.faults, hint=error.hint) from error
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
