@@ -32,7 +32,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(peaks, "SECONDS", 0.0)
     monkeypatch.setattr(peaks, "BUDGET", 0.0)
     monkeypatch.setattr(peaks, "measure_peaks", measured)
-    monkeypatch.setattr(estimate, "measure_efficiency", lambda best: efficient())
+    monkeypatch.setattr(estimate, "efficiency_of", lambda best: efficient())
     monkeypatch.setattr(peaks, "reference", lambda: 1.0)
 
 

@@ -123,7 +123,9 @@ def test_only_a_graph_that_says_so_is_fused(opened, quickest, monkeypatch):
     for weight in weights(model.net, "linear"):
         pack(weight, "int8")
     asked, before = [], runtime.inference
-    monkeypatch.setattr(runtime, "inference", lambda graph, artefact, fused: asked.append(fused) or before(graph, artefact, fused))
+    monkeypatch.setattr(
+        runtime, "inference", lambda graph, artefact, fused: asked.append(fused) or before(graph, artefact, fused)
+    )
     packed = exported(model, data, precision="fp32")
     assert "DequantizeLinear" in node_types(packed.net) and asked == [False]
     assert measure.largest_difference(model, packed, data.split("test")) <= ALLOWED["fp32"]

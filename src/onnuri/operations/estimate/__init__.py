@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from ... import peaks, targets
 from ...data import Data, Records
-from ...efficiency import measure_efficiency
+from ...efficiency import efficiency_of
 from ...errors import BadInput, BadSettings
 from ...figures import joules_text, number, scaled, size_text, time_text
 from ...model import Model
@@ -57,7 +57,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     records = longest_first(model, data.records, settings)
     began = peaks.reference()
     best = peaks.measure_peaks()
-    found = measure_efficiency(best)
+    found = efficiency_of(best)
     log.progress(1, 4, "peaks of the machine")
     report = {**stored(model), **ceilings(best), "work": [], "memory": [], "notes": [], "uncounted_operators": {}}
     if target:
