@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .data import Records
 from .model import Model
-from .observe import watching
+from .observe import Watcher, watching
 from .operation import Log
 from .packed import LEAST, is_plain_conv, patches
 from .weights import Weight, is_transposed_linear
@@ -60,9 +60,7 @@ def second_moments(model: Model, records: Records, part: Sequence[Weight]) -> di
             sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
             counts[name] = counts.get(name, 0) + len(rows)
 
-    with watching(model.net, watch, (nn.Module,)):
-        for start in range(0, len(records), BATCH):
-            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    run_through(model, records, watch)
     return {name: total / counts[name] for name, total in sums.items()}
 
 
@@ -79,9 +77,7 @@ def looked_up(model: Model, records: Records, part: Sequence[Weight]) -> dict[st
             before = counts.get(weight.name, torch.ones(rows))
             counts[weight.name] = before + torch.bincount(places.flatten(), minlength=rows)
 
-    with watching(model.net, watch, (nn.Embedding, nn.EmbeddingBag)):
-        for start in range(0, len(records), BATCH):
-            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    run_through(model, records, watch, (nn.Embedding, nn.EmbeddingBag))
     return {name: found / found.sum() for name, found in counts.items()}
 
 
@@ -98,9 +94,7 @@ def input_sizes(model: Model, records: Records, found: Sequence[Weight]) -> dict
             flat = x.detach().float().abs().flatten()
             sizes.setdefault(name, []).append(torch.cat([flat.max()[None], flat[:: len(flat) // SAMPLED + 1]]))
 
-    with watching(model.net, watch, (nn.Module,)):
-        for start in range(0, len(records), BATCH):
-            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+    run_through(model, records, watch)
     return {name: torch.cat(parts) for name, parts in sizes.items()}
 
 
@@ -117,6 +111,13 @@ def fitted_step(sizes: Tensor, largest: float = 127.0) -> Tensor:
 def cut_off(sizes: Tensor, step: Tensor, largest: float = 127.0) -> float:
     """The share of numbers of these sizes that lie beyond the range of their codes."""
     return float((sizes > (largest + 0.5) * step).float().mean())
+
+
+def run_through(model: Model, records: Records, watch: Watcher, kinds: tuple[type, ...] = (nn.Module,)) -> None:
+    """Answer the records while the inputs of modules of these kinds are watched."""
+    with watching(model.net, watch, kinds):
+        for start in range(0, len(records), BATCH):
+            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
 
 
 def factors(module: nn.Module, x: Tensor) -> Tensor | None:

@@ -79,11 +79,16 @@ def check_folder(folder: Path) -> None:
     ]
     faults += [fault for p in files if p.suffix == ".safetensors" for fault in check_safetensors(p)]
     if not any(p.suffix == ".safetensors" for p in files):
-        # in our own sub-folder a runtime's numbers may bear such a name
-        pickles = [p for p in files if p.suffix in PICKLES and not p.is_relative_to(folder / "onnuri")]
+        pickles = [p for p in files if p.suffix in PICKLES and not is_of_graph(p, folder)]
         faults += [f"{p} holds pickled weights, which can run code when read" for p in pickles][:1]
     if faults:
         raise BadInput(*faults, hint=cure(faults))
+
+
+def is_of_graph(path: Path, folder: Path) -> bool:
+    """Whether it holds the numbers of a graph in our own sub-folder, which lies beside them as text."""
+    ours = path.is_relative_to(folder / "onnuri")
+    return ours and path.suffix == ".bin" and path.with_suffix(".xml").is_file()
 
 
 def names_code(value: Any) -> bool:

@@ -131,7 +131,7 @@ def folder_bytes(folder: Path) -> int:
 
 def is_weights(path: Path) -> bool:
     """Models in a text, a script or another format that holds anything; no other such files."""
-    return path.suffix in (".safetensors", ".onnx", ".gguf") or path.stem in ("model", "openvino")
+    return path.suffix in (".safetensors", ".onnx", ".gguf") or path.stem == "model"
 
 
 # -------------------------------------------------------------------------------------------------------------- two models

@@ -1,4 +1,4 @@
-"""OpenVINO: executes `onnuri/openvino.xml` of a model folder, and the numbers beside it, on the processor.
+"""OpenVINO: executes `onnuri/model.xml` of a model folder, and the numbers beside it, on the processor.
 
 Graphics and neural units of Intel are not used: their answers differ from machine to machine, and no promise was measured on
 them. The files are OpenVINO's own format, so its other tools run them there.
@@ -19,8 +19,8 @@ from ..operation import Log
 from ..runtime import Choice, Precision, Runtime
 from . import integers
 
-ARTEFACT = "onnuri/openvino.xml"
-NUMBERS = "onnuri/openvino.bin"
+ARTEFACT = "onnuri/model.xml"
+NUMBERS = "onnuri/model.bin"
 COMPUTES = ["onnuri", "precision"]
 """The path in a graph's own notes of what it is to be computed in."""
 
@@ -96,7 +96,7 @@ def session_of(graph: Any, precision: Precision) -> OpenvinoSession:
         raise Refusal(f"OpenVINO cannot read the graph: {root_cause(error)}", "--to onnx") from error
     model.set_rt_info(precision, COMPUTES)
     with TemporaryDirectory(prefix="onnuri-") as folder:
-        path = Path(folder, "openvino.xml")
+        path = Path(folder, "model.xml")
         openvino.save_model(model, path, compress_to_fp16=False)
         return OpenvinoSession(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
