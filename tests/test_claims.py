@@ -33,3 +33,17 @@ def test_an_unknown_type_is_proposed_and_an_empty_folder_listed(tmp_path):
     (tmp_path / "config.json").rename(tmp_path / "notes.txt")
     with pytest.raises(BadInput, match=r"it holds notes\.txt"):
         open_model(tmp_path)
+
+
+def test_a_pickle_in_our_own_sub_folder_is_one_still(tmp_path):
+    """Only the numbers that lie beside the text of their graph are none."""
+    from onnuri.errors import BadInput
+    from onnuri.hub import check_folder
+
+    (tmp_path / "onnuri").mkdir()
+    (tmp_path / "onnuri" / "model.bin").write_bytes(b"numbers")
+    (tmp_path / "onnuri" / "model.xml").write_text("<net/>", encoding="utf-8")
+    check_folder(tmp_path)
+    (tmp_path / "onnuri" / "model.xml").unlink()
+    with pytest.raises(BadInput, match="pickled"):
+        check_folder(tmp_path)
