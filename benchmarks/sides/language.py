@@ -36,8 +36,15 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12,
         "intermediate_size": 1600,
     },
+    "270": {
+        "vocab": 4096,
+        "hidden_size": 1024,
+        "num_hidden_layers": 20,
+        "num_attention_heads": 16,
+        "intermediate_size": 2848,
+    },
 }
-"""Llamas by millions of parameters; the smaller two share the embedding with the head."""
+"""Llamas by millions of parameters; the smaller ones share the embedding with the head."""
 
 UNTIMED = 2  # steps at the start, which fill memory pools and caches
 
@@ -67,7 +74,7 @@ def main() -> None:
             **shape,
             vocab_size=len(tokenizer),
             max_position_embeddings=LENGTH,
-            tie_word_embeddings=size != "79",
+            tie_word_embeddings=size not in ("79", "270"),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -1,6 +1,6 @@
-"""The parents that are merged: a Llama of 79 M with random weights, and two that are it with other small changes.
+"""The parents that are merged: a Llama with random weights, and two that are it with other small changes.
 
-python benchmarks/sides/merging.py --data DATA --kept FOLDER
+python benchmarks/sides/merging.py --data DATA --kept FOLDER --size 79|270
 """
 
 import json
@@ -12,18 +12,16 @@ import language
 import torch
 from transformers import AutoModelForCausalLM
 
-SIZE, TEXTS = "79", 64
-
 
 def main() -> None:
-    sys.argv += ["--sizes", SIZE]
+    parser = language.arguments()
+    parser.add_argument("--size", required=True)
+    parser.add_argument("--data", required=True)
+    chosen = parser.parse_args()
+    sys.argv = ["", "--kept", str(chosen.kept), "--data", chosen.data, "--sizes", chosen.size]
     language.main()
-    chosen, _ = language.arguments().parse_known_args()
-    documents = (chosen.kept / "documents.jsonl").read_text(encoding="utf-8").splitlines()[:TEXTS]
-    (chosen.kept / "texts.jsonl").write_text("\n".join(documents) + "\n", encoding="utf-8")
-    base = chosen.kept / f"llama-{SIZE}"
     for seed, name in enumerate(("base", "one", "other")):
-        changed(base, chosen.kept / name, seed)
+        changed(chosen.kept / f"llama-{chosen.size}", chosen.kept / chosen.size / name, seed)
     print(json.dumps({"parents": 3}))
 
 

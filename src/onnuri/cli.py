@@ -62,8 +62,9 @@ def operation_command(name: str) -> click.Command:
     params.append(
         click.Option(
             ["--data"],
-            required=True,
-            help="builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts",
+            required=not operation.takes["data"].endswith("?"),
+            help="builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts"
+            + "; without it, tensor by tensor and not measured" * (operation.at_rest is not None),
         )
     )
     params += [click.Option([f"--{role}"], help=told(role, operation.takes[role])) for role in others]

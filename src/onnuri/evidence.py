@@ -6,16 +6,17 @@ from typing import Any
 
 from . import __version__, ledger, license
 from .data import Data
+from .model import Model
 from .operation import Operation, Result
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the ledger says of the inputs."""
+    """What the ledger says of the inputs. `found`: those that were opened, the data among them."""
     return [
         {
             "role": role,
             "path": where,
-            "digest": found[role].digest if isinstance(found[role], Data) else ledger.folder_digest(Path(where)),
+            "digest": data.digest if isinstance(data := found.get(role), Data) else ledger.folder_digest(Path(where)),
         }
         for role, where in inputs.items()
     ]
@@ -43,8 +44,8 @@ def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any
     """What the licenses of the models that come in say of the one that comes out. The base of an adapter counts as well;
     the ledger of an adapter names it already."""
     folders = list(model_folders(operation, inputs).values())
-    bases = [(one, found[role].base) for role, one in model_folders(operation, inputs).items()]
-    folders += [base.folder for one, base in bases if base and not ledger.read(one)]
+    models = [one for one in found.values() if isinstance(one, Model)]
+    folders += [one.base.folder for one in models if one.base and one.folder and not ledger.read(one.folder)]
     return license.combined([one for folder in folders for one in license.origins(folder, ledger.read(folder))])
 
 
@@ -61,7 +62,7 @@ def keep_notices(
             shutil.copyfile(path, target)
 
 
-def base_of(model: Any) -> dict[str, str] | None:
+def base_of(model: Model) -> dict[str, str] | None:
     """The folder that a result cannot be opened without, and its digest: the base of an adapter. None for all others."""
     if not model.base:
         return None

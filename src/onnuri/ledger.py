@@ -7,6 +7,7 @@ Imports no torch: showing and verifying must be instant, and must work on a fold
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,15 @@ def digest(line: Line) -> str:
 
 def file_digests(folder: Path) -> dict[str, str]:
     """{path inside: sha256} of everything in the folder but folders and the ledger itself."""
-    return {
-        str(p.relative_to(folder)): file_digest(p) if p.is_file() else "no file"
-        for p in sorted(folder.rglob("*"))
-        if (p.is_symlink() or not p.is_dir()) and str(p.relative_to(folder)) != FILE
-    }
+    inside = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()}
+    inside.pop(FILE, None)
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
+        return dict(zip(inside, threads.map(file_digest, inside.values())))
 
 
 def file_digest(path: Path) -> str:
+    if not path.is_file():
+        return "no file"
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

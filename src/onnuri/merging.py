@@ -19,7 +19,7 @@ from torch import Tensor
 
 PARALLEL = 0.9995  # |cosine| above which the arc is taken for a line
 SHORTEST = 1e-8  # length below which a tensor has no direction
-CHUNK = 2**20  # numbers that are widened to fp64 at once
+CHUNK = 2**17  # numbers that are widened to fp64 at once: as many as stay in a core's cache
 FROM_A_BASE = ("task-arithmetic", "ties", "dare", "dare-ties")
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -223,11 +223,15 @@ def copy_foreign(source: Path, target: Path) -> None:
     """Copy what is in `source` and not in `target`, except weights, the card, hidden files and our own sub-folder."""
     for path in sorted(source.rglob("*")):
         inside = path.relative_to(source)
-        ours = inside.parts[0] == OWN or str(inside) == "README.md"
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if path.is_file() and not (ours or hidden or holds_weights(inside)) and not (target / inside).exists():
+        taken = is_hidden(inside) or holds_weights(inside) or str(inside) == "README.md"
+        if path.is_file() and not taken and not (target / inside).exists():
             (target / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / inside)
+
+
+def is_hidden(inside: Path) -> bool:
+    """Whether a path inside a model folder is none of the model's own: hidden, or in our own sub-folder."""
+    return inside.parts[0] == OWN or any(part.startswith(".") for part in inside.parts)
 
 
 def holds_weights(path: Path) -> bool:
@@ -238,8 +242,14 @@ def holds_weights(path: Path) -> bool:
 def tensor_digest(net: nn.Module) -> str:
     """sha256 over the names, types, shapes and bytes of all that the net stores; a text or graph that stands for
     weights is part of it (`get_extra_state`)."""
+    return digest_of(net.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Any]) -> str:
+    """The same over tensors by name, one at a time."""
     state = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
+    for name in sorted(tensors):
+        value = tensors[name]
         if isinstance(value, Tensor):
             state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

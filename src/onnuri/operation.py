@@ -1,13 +1,15 @@
 """What an operation is: settings, what it takes and gives, a function, and promises that are measured each time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from .data import Data, Record
 from .model import Model
+from .stored import Stored
 
 
 class Settings(BaseModel):
@@ -34,6 +36,9 @@ class Result:
     """What an operation hands back to the runner."""
 
     model: Model | None = None
+    stored: Stored | None = None
+    """In place of a model what was written tensor by tensor, where the operation was done at rest."""
+
     records: list[Record] | None = None
     report: dict[str, Any] | None = None
     """What an operation found that only looks: a measurement, or whatever it finds with a `summary` of one line."""
@@ -90,6 +95,11 @@ class Operation:
     promises: tuple[Promise, ...] = ()
     shrinks: tuple[Way, ...] = ()
     """How a search may use it to make a model smaller; empty where it does not."""
+
+    at_rest: Callable[..., Iterator[tuple[str, Tensor]]] | None = None
+    """(settings, log, **models as `Stored`) -> each tensor of the result, under the names of the first: how it is done where
+    no data are given. No net is opened then, so that a model may be larger than the memory, and nothing is measured but
+    the promises."""
 
 
 class Log(Protocol):

@@ -13,7 +13,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from .errors import BadInput, OnnuriError, UnknownName, propose
 
@@ -104,14 +105,19 @@ def faults_of(axis: str, name: str, record: Any) -> list[str]:
 
 
 def fits(value: Any, wanted: Any) -> bool:
-    """Whether a value is of the kind that an annotation says; an empty text is none."""
-    kind = get_origin(wanted) or wanted
-    return (not isinstance(kind, type) or isinstance(value, kind)) and value != ""
+    """Whether a value is of a kind that an annotation says; an empty text is none."""
+    return value != "" and any(not isinstance(kind, type) or isinstance(value, kind) for kind in kinds_of(wanted))
+
+
+def kinds_of(wanted: Any) -> list[Any]:
+    """The classes that an annotation names, one or several."""
+    either = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    return [get_origin(one) or one for one in either]
 
 
 def words_of(wanted: Any) -> str:
-    kind = get_origin(wanted) or wanted
-    return {str: "text", Callable: "a function", type: "a class"}.get(kind, f"a {kind.__name__}")
+    names = {str: "text", Callable: "a function", type: "a class", NoneType: "None"}
+    return " or ".join(names.get(kind, f"a {kind.__name__}") for kind in kinds_of(wanted))
 
 
 def family(name: str) -> "Family":

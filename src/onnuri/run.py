@@ -7,7 +7,7 @@ or not at all. The state of unfinished work is kept there too, so that the same 
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,9 +17,11 @@ from typing import Any
 
 from . import __version__, ledger, machine, plan, registry
 from .data import Data
-from .errors import BadInput, BrokenPromise, Refusal
+from .errors import BadInput, BrokenPromise
 from .evidence import base_of, changed_since, described, inherited, keep_notices, model_folders, parents, thin, versions
+from .family import Family
 from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, write_text, writing
+from .opening import opened
 from .operation import Operation, Promise, Result, Settings
 
 SAMPLES = 24
@@ -42,7 +44,7 @@ def execute(
     chosen = plan.settings_of(operation, settings)
     inputs = {role: str(where) for role, where in inputs.items()}
     out = Path(out) if out is not None else None
-    require_inputs(operation, inputs, out)
+    require_inputs(operation, inputs, out, data_options or {})
     with limited_warnings():
         if out is None:
             return look(operation, chosen, inputs, None, None, data_options or {}, quiet)
@@ -51,86 +53,30 @@ def execute(
         with staging(out) as partial:
             if is_main_process():  # a process that was here a moment ago may have put its result there
                 plan.check_output(out, inputs.values())
+            if "data" not in inputs:
+                return transform_at_rest(operation, chosen, inputs, out, partial, quiet)
             carry_out = transform if operation.gives == "model" else look
             return carry_out(operation, chosen, inputs, out, partial, data_options or {}, quiet)
 
 
-def require_inputs(operation: Operation, inputs: dict[str, str], out: Path | None) -> None:
-    """Every input that the operation takes is there, and none that it does not."""
+def require_inputs(
+    operation: Operation, inputs: dict[str, str], out: Path | None, options: Collection[str] = ()
+) -> None:
+    """Every input that the operation takes is there, and none that it does not; nor an option of data that are not given."""
     faults = [
         f"{operation.name} needs {'a MODEL' if name == 'model' else f'--{name}'}{'' if name in kind else ', the folder of a model'}"
         for name, kind in operation.takes.items()
         if not kind.endswith("?") and name not in inputs
     ]
     faults += [f"{operation.name} takes no {name}" for name in inputs if name not in operation.takes]
+    faults += [
+        f"'{name}' says how data are read and has no effect without --data" for name in options if "data" not in inputs
+    ]
     if operation.gives != "report" and out is None:
         result = "folder of its result" if operation.gives == "model" else "file of its answers"
         faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
         raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
-
-
-# ------------------------------------------------------------------------------------------------------- opening inputs
-
-
-def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
-    """The inputs as objects, checked against each other."""
-    from .model import Model, open_model
-    from .sources import open_data
-
-    found: dict[str, Any] = {}
-    for name, kind in operation.takes.items():
-        if name in inputs and kind.startswith("data"):
-            found[name] = open_data(inputs[name], **(unanswered(options) if is_asked(kind) else options))
-    for name, kind in operation.takes.items():
-        if name in inputs and kind.startswith("body"):
-            found[name] = body(Path(inputs[name]), settings, found["data"])
-        elif name in inputs and kind.startswith("model"):
-            found[name] = open_model(inputs[name])
-    for model in [value for value in found.values() if isinstance(value, Model)]:
-        for role, data in [(role, value) for role, value in found.items() if isinstance(value, Data)]:
-            asked = operation.gives == "records" or is_asked(operation.takes[role])
-            model.check(data.records, judged=not asked)
-    return found
-
-
-def is_asked(kind: str) -> bool:
-    """Whether an input is records that need no answers."""
-    return kind.startswith("data to answer")
-
-
-def unanswered(options: dict[str, Any]) -> dict[str, Any]:
-    """How to read records whose answers may not be there: nothing is said of those."""
-    if options.get("window"):
-        return options
-    fields = {name: kind for name, kind in (options.get("fields") or {}).items() if name != options.get("answer")}
-    return options | {"answer": None, "fields": fields or None}
-
-
-def body(folder: Path, settings: Any, data: Data):
-    """A model to train onward: opened as it is, or adopted for the labels of the data where another kind is asked for."""
-    import torch
-
-    from .adapters import is_adapter
-    from .claims import claimed_by
-    from .family import mix
-    from .hub import check_folder, guarded
-    from .model import OWN_FILE, Model, open_model, read_pruned
-
-    check_folder(folder)
-    if is_adapter(folder):
-        return open_model(folder)
-    family = registry.family(settings.family) if settings.family else claimed_by(folder)
-    if guarded(family.claims, folder) and not settings.new_head:
-        return open_model(folder)
-    if (folder / OWN_FILE).exists():
-        raise Refusal(
-            "the weights of this folder are packed or factored: no other head can be put on them",
-            "onnuri bake, then train the result; or the model that it was made from",
-        )
-    generator = torch.Generator().manual_seed(mix(settings.seed, 0))
-    net, assets = guarded(family.adopt, folder, data.split("train"), generator)
-    return Model(family, net, assets, folder, read_pruned(folder))
 
 
 # ------------------------------------------------------------------------------------------------ operations that only look
@@ -215,17 +161,7 @@ def transform(
     sources = described(inputs, found)
     terms = inherited(operation, inputs, found)
     unmoved()
-    key = sha256(
-        ledger.canonical(
-            {
-                "operation": operation.name,
-                "settings": settings.model_dump(),
-                "inputs": sources,
-                "options": options,
-                "version": __version__,
-            }
-        ).encode()
-    ).hexdigest()
+    key = key_of(operation, settings, sources, options)
     machine.forget_peak()
     started = datetime.now(UTC)
     with Progress(operation.name, quiet, partial / STATE, key) as log:
@@ -233,8 +169,7 @@ def transform(
             log.warn(text)
         result = operation.apply(settings, log, **found)
     lineage = parents(inputs, found, result)
-    seconds, joules = log.spent()
-    energy = replace(log.meter.energy(), joules=joules)
+    spent = cost(log)
     assert result.model is not None
     if not is_main_process():
         return {"operation": operation.name, "out": str(out)}
@@ -246,39 +181,112 @@ def transform(
     data = found["data"]
     del found  # the parents' weights make room for the result's
     result.model = open_model(folder)
-    kept = check_promises(operation, settings, inputs, data, result, tensors)
+    kept = [reopened(result, tensors), *promises_of(operation, settings, anew(operation, inputs, data), result)]
     scores = {role: before(where, data) for role, where in model_folders(operation, inputs).items()}
     unmoved()
     line: dict[str, Any] = {
-        "operation": operation.name,
-        "family": result.model.family.name,
-        "task": result.model.family.tag,
-        "settings": settings.model_dump(),
+        **known(operation, result.model.family, settings, sources, terms, log, started),
+        **spent,
         "data_options": options,
-        "seed": getattr(settings, "seed", 0),
-        "inputs": sources,
         "output": {"tensors": tensors, **({"base": base} if (base := base_of(result.model)) else {})},
-        "versions": versions(),
-        "machine": machine.describe(),
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "peak_memory_bytes": machine.peak_memory(),
-        "energy": machine.as_dict(energy),
         "before": scores.pop("model", None),
         "parents": scores,
-        "after": None,
         "promises": kept,
         "findings": [vars(finding) for finding in result.findings],
         "pace": result.pace,
-        "warnings": log.warnings,
-        "license": terms,
         "curves": thin(result.curves),
         **({"bars": result.bars} if result.bars else {}),
         "key": key,
     }
     line["after"] = measured(result.model, data, folder)
+    return settled(folder, out, lineage, line)
+
+
+def transform_at_rest(
+    operation: Operation, settings: Settings, inputs: dict[str, str], out: Path, partial: Path, quiet: bool
+) -> dict[str, Any]:
+    """The same tensor by tensor, from files to files, without a net and without data to measure by. The ledger line."""
+    from .claims import claimed_by
+    from .model import digest_of
+    from .progress import Progress
+    from .stored import Stored, write_alike
+
+    assert operation.at_rest is not None
+    folders = model_folders(operation, inputs)
+    unmoved = standing(folders.values())
+    family, found = claimed_by(folders["model"]), {role: Stored(folder) for role, folder in folders.items()}
+    sources, terms = described(inputs, {}), inherited(operation, inputs, {})
+    machine.forget_peak()
+    started = datetime.now(UTC)
+    folder = fresh_folder(partial / "result")
+    with Progress(operation.name, quiet) as log:
+        for text in [*changed_since(operation, inputs), *terms["conflicts"]]:
+            log.warn(text)
+        with writing(out, found["model"].nbytes):
+            write_alike(found["model"], operation.at_rest(settings, log, **found), folder)
+    spent, lineage = cost(log), ledger.read(folders["model"])
+    keep_notices(operation, inputs, folder, folders["model"], len(lineage) + 1)
+    stored = Stored(folder)
+    line: dict[str, Any] = {
+        **known(operation, family, settings, sources, terms, log, started),
+        **spent,
+        "data_options": {},
+        "output": {"tensors": digest_of(stored)},
+        "before": None,
+        "parents": {},
+        "promises": promises_of(operation, settings, found, Result(stored=stored)),
+        "findings": [],
+        "pace": {},
+        "curves": {},
+        "key": key_of(operation, settings, sources, {}),
+        "after": None,
+    }
+    unmoved()
+    return settled(folder, out, lineage, line)
+
+
+def key_of(operation: Operation, settings: Settings, sources: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """What tells this work from any other: the same key, the same result."""
+    work = {"operation": operation.name, "settings": settings.model_dump(), "inputs": sources, "options": options}
+    return sha256(ledger.canonical({**work, "version": __version__}).encode()).hexdigest()
+
+
+def cost(log: Any) -> dict[str, Any]:
+    """Seconds, memory and energy of the work that `log` has seen, up to now."""
+    seconds, joules = log.spent()
+    energy = machine.as_dict(replace(log.meter.energy(), joules=joules))
+    return {"seconds": seconds, "peak_memory_bytes": machine.peak_memory(), "energy": energy}
+
+
+def known(
+    operation: Operation,
+    family: Family,
+    settings: Settings,
+    sources: list[dict[str, Any]],
+    terms: dict[str, Any],
+    log: Any,
+    started: datetime,
+) -> dict[str, Any]:
+    """What a ledger line says of every operation, whatever it gave."""
+    return {
+        "operation": operation.name,
+        "family": family.name,
+        "task": family.tag,
+        "settings": settings.model_dump(),
+        "seed": getattr(settings, "seed", 0),
+        "inputs": sources,
+        "versions": versions(),
+        "machine": machine.describe(),
+        "started": started.isoformat(timespec="seconds"),
+        "warnings": log.warnings,
+        "license": terms,
+    }
+
+
+def settled(folder: Path, out: Path, lineage: list[dict[str, Any]], line: dict[str, Any]) -> dict[str, Any]:
+    """Write the evidence and let the folder appear; one that breaks a promise appears beside its place. The ledger line."""
     finish(folder, lineage, line)
-    broken = [promise for promise in kept if not promise["kept"]]
+    broken = [promise for promise in line["promises"] if not promise["kept"]]
     place = out.with_name(out.name + ".broken") if broken else out
     if broken:
         shutil.rmtree(place, ignore_errors=True)
@@ -291,30 +299,34 @@ def transform(
     return ledger.read(place)[-1]
 
 
-def check_promises(
-    operation: Operation, settings: Settings, inputs: dict[str, str], data: Data, result: Result, tensors: str
-) -> list[dict[str, Any]]:
-    """Measure every promise on the reopened result against the inputs opened anew (the operation may have changed them)."""
-    from .model import open_model, tensor_digest
+def reopened(result: Result, tensors: str) -> dict[str, Any]:
+    """The promise that every result keeps: what was saved is what is read."""
+    from .model import tensor_digest
 
-    fresh: dict[str, Any] = {
-        name: open_model(inputs[name])
-        for name, kind in operation.takes.items()
-        if kind.startswith("model") and name in inputs and operation.promises
-    }
-    fresh["data"] = data
     assert result.model is not None
-    reopened = float(tensor_digest(result.model.net) != tensors)
-    checks = [(Promise("tensors that differ after saving and opening again", "at most", 0.0, lambda *_: reopened))]
-    kept = []
-    for promise in [*checks, *operation.promises]:
-        value = promise.measure(settings, fresh, result)
-        if value is not None:
-            right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
-            kept.append(
-                {"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right}
-            )
-    return kept
+    text = "tensors that differ after saving and opening again"
+    return kept(Promise(text, "at most", 0.0, lambda *_: 0.0), float(tensor_digest(result.model.net) != tensors))
+
+
+def anew(operation: Operation, inputs: dict[str, str], data: Data) -> dict[str, Any]:
+    """The models that came in, opened again: the operation may have changed them."""
+    from .model import open_model
+
+    taken = [name for name, kind in operation.takes.items() if kind.startswith("model") and name in inputs]
+    return {name: open_model(inputs[name]) for name in taken if operation.promises} | {"data": data}
+
+
+def promises_of(
+    operation: Operation, settings: Settings, fresh: dict[str, Any], result: Result
+) -> list[dict[str, Any]]:
+    """Every promise that applies, measured on the reopened result against the inputs."""
+    found = [(promise, promise.measure(settings, fresh, result)) for promise in operation.promises]
+    return [kept(promise, value) for promise, value in found if value is not None]
+
+
+def kept(promise: Promise, value: float) -> dict[str, Any]:
+    right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
+    return {"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right}
 
 
 def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:

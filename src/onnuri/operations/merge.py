@@ -1,13 +1,17 @@
 """Merge two models of one design into one: an average, the arc between them, or what each has learned since a base.
 
-`merging.py` says how, tensor by tensor. What is no number of the nets comes from the first.
+`merging.py` says how, tensor by tensor. What is no number of the nets comes from the first. With data, both nets must read
+and compute alike on their records, and the result is measured. Without, the folders must say the same of it, and tensors go
+from files to files one at a time: a model may be larger than the memory then, and nothing is opened or measured.
 """
 
 import math
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -22,6 +26,7 @@ from ..model import Model
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
+from ..stored import Stored, first_unlike_file
 
 SAME = 1e-6  # relative; nets that compute alike from the same tensors do so to the bit
 PROBES = 16  # records on which that is seen
@@ -66,6 +71,23 @@ def apply(settings: Settings, log: Log, model: Model, other: Model, data: Data, 
     return Result(model=reestimated_statistics(model, records, log))
 
 
+def merged_at_rest(
+    settings: Settings, log: Log, model: Stored, other: Stored, base: Stored | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of `model` merged with that of `other`, one at a time."""
+    require_base(settings, base)
+    for each in (other, base) if base else (other,):
+        require_same_files(model, each)
+        require_same_tensors(model, each)
+    require_difference((name, model[name], other[name]) for name in model)
+    for number, name in enumerate(model):
+        a, b = model[name], other[name]
+        require_finite(name, a, b)
+        merge_into(a, b, settings, base[name] if base else None, name)
+        yield name, a
+        log.progress(number + 1, len(model), "tensors merged")
+
+
 def merge_into(a: Tensor, b: Tensor, settings: Settings, base: Tensor | None = None, name: str = "") -> None:
     """Set `a` to the merge of both, computed in fp32 or wider; then `b`, no longer needed, shares its memory."""
     with torch.no_grad():
@@ -101,9 +123,25 @@ def paired(model: Model, other: Model) -> list[tuple[str, Tensor, Tensor]]:
     require_same_tensors(mine, theirs)
     first = first_names(mine)
     pairs = [(name, mine[name], theirs[name]) for name in mine if first[name] == name]
+    require_difference(pairs)
+    return pairs
+
+
+def require_difference(pairs: Iterable[tuple[str, Tensor, Tensor]]) -> None:
     if all(torch.equal(a, b) for _, a, b in pairs if a.is_floating_point()):
         raise BadInput("both models hold the same numbers: merging them has no effect", hint="name another --other")
-    return pairs
+
+
+def require_same_files(one: Stored, other: Stored) -> None:
+    """BadInput unless both folders say the same of everything that is in no tensor. Refusal where a batch norm's
+    statistics, which an average of weights makes wrong, would have to be measured again."""
+    if unlike := first_unlike_file(one.folder, other.folder):
+        raise BadInput(
+            f"{one.folder} and {other.folder} do not say the same in {unlike}",
+            hint="--data FILE, to see by records whether they read and compute alike",
+        )
+    if any(name.endswith("running_var") for name in one):
+        raise Refusal("the statistics of its batch norms must be measured again after merging", "merge with --data")
 
 
 def require_same_family(model: Model, other: Model) -> None:
@@ -116,7 +154,7 @@ def require_same_family(model: Model, other: Model) -> None:
         )
 
 
-def require_base(settings: Settings, base: Model | None) -> None:
+def require_base(settings: Settings, base: Model | Stored | None) -> None:
     if (base is not None) != (settings.method in FROM_A_BASE):
         fault = "has no effect on" if base else "is needed for"
         raise BadSettings(
@@ -133,8 +171,13 @@ def based(model: Model, base: Model, records: Records) -> dict[str, Tensor]:
     require_same_axis(model, base)
     require_same_tensors(mine, theirs)
     require_same_reading(model, base, records)
-    skipped = statistics(base.net)
+    skipped = statistics(base)
     return {name: value for name, value in theirs.items() if name not in skipped}
+
+
+def tensors_of(one: Model | Stored) -> Mapping[str, Tensor]:
+    """Every tensor of a model, whether it is opened or lies on the disk."""
+    return one if isinstance(one, Stored) else stored(one.net)
 
 
 def stored(net: nn.Module) -> dict[str, Tensor]:
@@ -142,8 +185,10 @@ def stored(net: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in net.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
 
 
-def first_names(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """{name: the first name of the same tensor}."""
+def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """{name: the first name of the same tensor}; a file holds each once."""
+    if isinstance(tensors, Stored):
+        return {name: name for name in tensors}
     first: dict[int, str] = {}
     return {name: first.setdefault(id(value), name) for name, value in tensors.items()}
 
@@ -159,7 +204,7 @@ def require_same_axis(model: Model, other: Model) -> None:
     raise BadInput(f"the answers of the two do not mean the same: {shown}", hint="distill the one into the other")
 
 
-def require_same_tensors(mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+def require_same_tensors(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
     """BadInput that names the first tensor that the two do not have alike."""
     ties = first_names(mine), first_names(theirs)
     for name in [*mine, *theirs]:
@@ -227,10 +272,9 @@ def unlike(net: nn.Module, other: nn.Module) -> str:
 def distance_to_formula(settings: Settings, inputs: dict, result: Result) -> float:
     """The largest |merged - formula|, in units in the last place of what was added up. All in fp64; an angle by another
     formula than it was merged by. Batch-norm statistics may have been measured again."""
-    assert result.model is not None
-    merged, other, skipped = stored(result.model.net), stored(inputs["other"].net), statistics(result.model.net)
-    origin, worst = stored(inputs["base"].net) if "base" in inputs else {}, 0.0
-    mine = stored(inputs["model"].net)
+    merged, skipped, worst = result_of(result), statistics(result.model), 0.0
+    mine, other = tensors_of(inputs["model"]), tensors_of(inputs["other"])
+    origin = tensors_of(inputs["base"]) if "base" in inputs else {}
     first_name = first_names(mine)
     for name, a in mine.items():
         if not a.is_floating_point() or name in skipped:
@@ -250,8 +294,8 @@ def distance_to_formula(settings: Settings, inputs: dict, result: Result) -> flo
 def distance(found: Tensor, x: Tensor, y: Tensor) -> float:
     """The largest |found - (x + y)|, in units in the last place of |x| + |y|."""
     limits = torch.finfo(found.dtype)
-    unit = limits.eps * (x.abs() + y.abs()).clamp_min(limits.tiny)
-    return float(((found.double() - (x + y)).abs() / unit).max().nan_to_num(math.inf))
+    unit = (x.abs() + y.abs()).clamp_min_(limits.tiny).mul_(limits.eps)
+    return float((found.double() - x).sub_(y).abs_().div_(unit).max().nan_to_num(math.inf))
 
 
 def expected_change(a: Tensor, b: Tensor, base: Tensor, settings: Settings, name: str) -> Tensor:
@@ -261,8 +305,9 @@ def expected_change(a: Tensor, b: Tensor, base: Tensor, settings: Settings, name
         delta = tensor.detach().double() - base.detach().double()
         keep = torch.ones_like(delta)
         if settings.method == "ties":
-            order = delta.abs().flatten().sort(descending=True).values
-            keep = (delta.abs() >= order[max(1, int(settings.density * len(order))) - 1]).double()
+            sizes = delta.abs().flatten().numpy()
+            dropped = len(sizes) - max(1, int(settings.density * len(sizes)))
+            keep = (delta.abs() >= float(np.partition(sizes, dropped)[dropped])).double()
         elif settings.method.startswith("dare"):
             keep = (torch.rand(delta.shape, generator=draw) < settings.density).double() / settings.density
         parts.append((weight, delta * keep))
@@ -279,10 +324,12 @@ def expected_change(a: Tensor, b: Tensor, base: Tensor, settings: Settings, name
 def expected_factors(a: Tensor, b: Tensor, settings: Settings) -> tuple[float, float]:
     """`factors` once more: the angle by Kahan's formula, the sines by the addition theorem."""
     w = settings.weight
+    if settings.method == "linear":
+        return 1 - w, w
     squares, across = [product(x, x) for x in (a, b)], product(a, b)
     lengths = [math.sqrt(square) if math.sqrt(square) > SHORTEST else 1.0 for square in squares]
     inner, sums = 2 * across / math.prod(lengths), sum(s / n**2 for s, n in zip(squares, lengths))
-    if settings.method == "linear" or abs(inner) > 2 * PARALLEL:
+    if abs(inner) > 2 * PARALLEL:
         return 1 - w, w
     angle = (
         math.pi / 2 if min(squares) <= SHORTEST**2 else 2 * math.atan2(math.sqrt(sums - inner), math.sqrt(sums + inner))
@@ -293,26 +340,33 @@ def expected_factors(a: Tensor, b: Tensor, settings: Settings) -> tuple[float, f
 
 def changed_copies(settings: Settings, inputs: dict, result: Result) -> float:
     """How many tensors that hold no fractions are not those of the first model."""
-    assert result.model is not None
-    merged, skipped = stored(result.model.net), statistics(result.model.net)
-    copied = {name: a for name, a in stored(inputs["model"].net).items() if not a.is_floating_point()}
+    merged, skipped = result_of(result), statistics(result.model)
+    copied = {name: a for name, a in tensors_of(inputs["model"]).items() if not a.is_floating_point()}
     return sum(not torch.equal(a, merged[name]) for name, a in copied.items() if name not in skipped)
 
 
-def statistics(net: nn.Module) -> set[str]:
-    """The names of the batch-norm statistics."""
-    layers = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def result_of(result: Result) -> Mapping[str, Tensor]:
+    found = result.model or result.stored
+    assert found is not None
+    return tensors_of(found)
+
+
+def statistics(model: Model | None) -> set[str]:
+    """The names of the batch-norm statistics; what lies on the disk alone has none, see `require_same_files`."""
+    modules = model.net.named_modules() if model else ()
+    layers = [(n, m) for n, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return {f"{path}.{name}" if path else name for path, layer in layers for name, _ in layer.named_buffers()}
 
 
 OPERATION = Operation(
     "merge",
     Settings,
-    {"model": "model", "other": "model", "base": "model?", "data": "data"},
+    {"model": "model", "other": "model", "base": "model?", "data": "data?"},
     "model",
     apply,
     (
         Promise("largest difference to the formula, in units in the last place", "at most", 2.0, distance_to_formula),
         Promise("whole-number tensors that are not the first model's", "at most", 0.0, changed_copies),
     ),
+    at_rest=merged_at_rest,
 )

@@ -1,0 +1,69 @@
+"""The inputs of an operation as objects: data, models, and bodies to train onward."""
+
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .data import Data
+from .errors import Refusal
+from .operation import Operation, Settings
+
+
+def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """The inputs as objects, checked against each other."""
+    from .model import Model, open_model
+    from .sources import open_data
+
+    found: dict[str, Any] = {}
+    for name, kind in operation.takes.items():
+        if name in inputs and kind.startswith("data"):
+            found[name] = open_data(inputs[name], **(unanswered(options) if is_asked(kind) else options))
+    for name, kind in operation.takes.items():
+        if name in inputs and kind.startswith("body"):
+            found[name] = body(Path(inputs[name]), settings, found["data"])
+        elif name in inputs and kind.startswith("model"):
+            found[name] = open_model(inputs[name])
+    for model in [value for value in found.values() if isinstance(value, Model)]:
+        for role, data in [(role, value) for role, value in found.items() if isinstance(value, Data)]:
+            asked = operation.gives == "records" or is_asked(operation.takes[role])
+            model.check(data.records, judged=not asked)
+    return found
+
+
+def is_asked(kind: str) -> bool:
+    """Whether an input is records that need no answers."""
+    return kind.startswith("data to answer")
+
+
+def unanswered(options: dict[str, Any]) -> dict[str, Any]:
+    """How to read records whose answers may not be there: nothing is said of those."""
+    if options.get("window"):
+        return options
+    fields = {name: kind for name, kind in (options.get("fields") or {}).items() if name != options.get("answer")}
+    return options | {"answer": None, "fields": fields or None}
+
+
+def body(folder: Path, settings: Any, data: Data):
+    """A model to train onward: opened as it is, or adopted for the labels of the data where another kind is asked for."""
+    import torch
+
+    from .adapters import is_adapter
+    from .claims import claimed_by
+    from .family import mix
+    from .hub import check_folder, guarded
+    from .model import OWN_FILE, Model, open_model, read_pruned
+
+    check_folder(folder)
+    if is_adapter(folder):
+        return open_model(folder)
+    family = registry.family(settings.family) if settings.family else claimed_by(folder)
+    if guarded(family.claims, folder) and not settings.new_head:
+        return open_model(folder)
+    if (folder / OWN_FILE).exists():
+        raise Refusal(
+            "the weights of this folder are packed or factored: no other head can be put on them",
+            "onnuri bake, then train the result; or the model that it was made from",
+        )
+    generator = torch.Generator().manual_seed(mix(settings.seed, 0))
+    net, assets = guarded(family.adopt, folder, data.split("train"), generator)
+    return Model(family, net, assets, folder, read_pruned(folder))
