@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from onnuri import machine, peaks
+from onnuri import machine
+from onnuri.costs import peaks
 from onnuri.files import write_text
 
 HERE = Path(__file__).parent

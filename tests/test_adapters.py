@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 
 import folders as F
 from onnuri import measure
-from onnuri.adapters import metadata
-from onnuri.attach import attach, bake, pack, updates
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.lowrank import LowRank, fresh
 from onnuri.model import open_model, tensor_digest, write_model
 from onnuri.run import execute
-from onnuri.weights import weights
+from onnuri.weights.adapters import metadata
+from onnuri.weights.attach import attach, bake, pack, updates
+from onnuri.weights.lowrank import LowRank, fresh
+from onnuri.weights.matrices import weights
 
 peft = pytest.importorskip("peft")
 EXACT = 2e-6  # fp32 logits of size one, summed in another order

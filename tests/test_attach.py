@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import attach as A
-from onnuri import packed_file
 from onnuri.errors import BadInput, Refusal
-from onnuri.packed import FORMATS
-from onnuri.weights import weights
+from onnuri.weights import attach as A
+from onnuri.weights import packed_file
+from onnuri.weights.matrices import weights
+from onnuri.weights.packed import FORMATS
 
 
 class Double(nn.Module):

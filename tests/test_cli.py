@@ -14,7 +14,8 @@ import pytest
 from safetensors import safe_open
 
 from command import SMALL, leftovers, onnuri, process, refused
-from onnuri import fit, ledger, registry
+from onnuri import ledger, registry
+from onnuri.fit import loop as fit
 from onnuri.run import execute
 
 NEW = {"family": "tabular", "config": SMALL, "steps": 20}

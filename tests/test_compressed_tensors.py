@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import folders as F
-from onnuri.attach import packed_weights, plain_copy
-from onnuri.compressed_tensors import STORAGES
 from onnuri.errors import BadInput, OnnuriError, Refusal
 from onnuri.model import Model, open_model, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.operations.quantize import Settings, apply
 from onnuri.run import execute
 from onnuri.sources import open_data
+from onnuri.weights.attach import packed_weights, plain_copy
+from onnuri.weights.compressed_tensors import STORAGES
 
 Writer = Callable[..., tuple[Model, Path]]
 
@@ -130,7 +130,7 @@ def test_layers_whose_columns_a_group_does_not_divide_stay_float_and_are_named(t
 
 
 def _linear(model: Model) -> list:
-    from onnuri.weights import weights
+    from onnuri.weights.matrices import weights
 
     return weights(model.net, "linear")
 

@@ -7,11 +7,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from onnuri import registry
-from onnuri.attach import pack
-from onnuri.costs import Line, tensors_of, watched
+from onnuri.costs.count import Line, tensors_of, watched
 from onnuri.model import Model
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.attach import pack
+from onnuri.weights.matrices import weights
 
 
 def flops(work) -> int:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import descent
 from onnuri.errors import BadSettings
-from onnuri.weights import weights
+from onnuri.fit import descent
+from onnuri.weights.matrices import weights
 
 
 def test_scaling_inside_the_optimizer_is_clipping_before_it():

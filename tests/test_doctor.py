@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from onnuri.data import records_of
 from onnuri.errors import BrokenPromise
-from onnuri.fit import FitSettings, Objective, fit
+from onnuri.fit.loop import FitSettings, Objective, fit
 from onnuri.operation import Quiet
 
 CLASSES = 4

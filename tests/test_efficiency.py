@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from onnuri import efficiency, peaks
-from onnuri.costs import watched
-from onnuri.tasks import INNERMOST, STREAM, VALUES, Task
+from onnuri.costs import efficiency, peaks
+from onnuri.costs.count import watched
+from onnuri.costs.tasks import INNERMOST, STREAM, VALUES, Task
 
 measured = cache(peaks.measure_peaks)
 

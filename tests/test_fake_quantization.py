@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from onnuri import registry
-from onnuri.attach import is_attached, pack, packed_weights
 from onnuri.errors import BadSettings, Refusal
-from onnuri.fake_quantization import ROLES, rounding
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations import train
 from onnuri.operations.quantize import Settings, apply
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.attach import is_attached, pack, packed_weights
+from onnuri.weights.fake_quantization import ROLES, rounding
+from onnuri.weights.matrices import weights
 
 FAMILIES = [name for name in registry.entries("families") if name != "forest"]
 

@@ -12,7 +12,7 @@ from onnuri.conformance import FACTS
 from onnuri.conformance.subject import ANSWER, Subject
 from onnuri.errors import BrokenPromise, OnnuriError
 from onnuri.family import Family, Generators
-from onnuri.weights import weights
+from onnuri.weights.matrices import weights
 
 Mutation = Callable[[Family], dict[str, Any]]
 

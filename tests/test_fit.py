@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import registry, speed
-from onnuri.batches import Batches
+from onnuri import registry
 from onnuri.data import Records, records_of
 from onnuri.errors import BadInput, BrokenPromise
-from onnuri.fit import FitSettings, Loop, Objective, fit
+from onnuri.fit import speed
+from onnuri.fit.batches import Batches
+from onnuri.fit.loop import FitSettings, Loop, Objective, fit
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations.train import objective_of
-from onnuri.weights import weights
+from onnuri.weights.matrices import weights
 
 TRAINABLE = [name for name in registry.entries("families") if name != "forest"]
 

@@ -17,16 +17,16 @@ from torch.nn.utils import parametrize
 
 import folders as F
 from onnuri import measure, registry
-from onnuri.attach import is_packed, pack, packed_weights
 from onnuri.errors import BadInput, Refusal
 from onnuri.graph import on_a_grid
 from onnuri.model import Model, count_parameters, open_model, tensor_digest, write_model
 from onnuri.operations.quantize import ROLES
-from onnuri.packed import FORMATS
 from onnuri.run import execute
 from onnuri.sources import open_data
-from onnuri.weightnorm import fold_norms
-from onnuri.weights import weights
+from onnuri.weights.attach import is_packed, pack, packed_weights
+from onnuri.weights.matrices import weights
+from onnuri.weights.packed import FORMATS
+from onnuri.weights.weightnorm import fold_norms
 
 Maker = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from onnuri import registry
 from onnuri.errors import Refusal
 from onnuri.family import Generators
-from onnuri.fit import Loop
+from onnuri.fit.loop import Loop
 from onnuri.hints import Hints, Pair, fitted, hints_of, relations
 from onnuri.model import Model, tensor_digest
 from onnuri.observe import Seen, inside

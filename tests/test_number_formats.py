@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from onnuri.number_formats import BIASES, CFLOATS, best_cfloat, cfloat, held, relative_errors
-from onnuri.weights import weights
+from onnuri.weights.matrices import weights
+from onnuri.weights.number_formats import BIASES, CFLOATS, best_cfloat, cfloat, held, relative_errors
 
 
 def numbers(exponent: int, mantissa: int, bias: int) -> torch.Tensor:

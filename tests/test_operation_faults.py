@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from onnuri import registry
-from onnuri.attach import stacks, unhang
 from onnuri.conformance import operations
 from onnuri.conformance.bench import SMALL, Bench, maker
 from onnuri.conformance.operations import has_effect, record, repeats, whole
@@ -16,7 +15,8 @@ from onnuri.conformance.trial import Trial
 from onnuri.errors import BrokenPromise, OnnuriError, Refusal
 from onnuri.matrix import run_cell
 from onnuri.operation import Operation, Result
-from onnuri.weights import weights
+from onnuri.weights.attach import stacks, unhang
+from onnuri.weights.matrices import weights
 
 
 @pytest.fixture(scope="module")

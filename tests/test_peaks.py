@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from onnuri import peaks
-from onnuri.peaks import Peak, Peaks
+from onnuri.costs import peaks
+from onnuri.costs.peaks import Peak, Peaks
 
 
 def test_a_peak_is_the_best_and_its_spread_the_distance_to_the_worst(monkeypatch):

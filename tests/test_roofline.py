@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import targets
-from onnuri.costs import Cost, passes, tensors_of, watched
-from onnuri.efficiency import Curve, python_calls
-from onnuri.roofline import WHOLE, all_reduce_seconds, devices_needed, time_on
-from onnuri.tasks import Task
+from onnuri.costs import targets
+from onnuri.costs.count import Cost, passes, tensors_of, watched
+from onnuri.costs.efficiency import Curve, python_calls
+from onnuri.costs.roofline import WHOLE, all_reduce_seconds, devices_needed, time_on
+from onnuri.costs.tasks import Task
 
 TARGET = targets.known()["h200"].model_copy(
     update={"peaks": {"fp32": 1e9, "bf16": 4e9}, "bandwidth": 1e8, "call_seconds": 1e-6}

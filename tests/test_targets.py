@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from command import onnuri
-from onnuri import targets
+from onnuri.costs import targets
 from onnuri.errors import BadInput
 
 FIGURES = ("memory_bytes", "usable", "bandwidth", "call_seconds", "watts", "link_bandwidth")

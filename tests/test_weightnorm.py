@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from onnuri.weightnorm import FOLDED, fold_norms, unfolded
-from onnuri.weights import weights
+from onnuri.weights.matrices import weights
+from onnuri.weights.weightnorm import FOLDED, fold_norms, unfolded
 
 
 def normed(axis):

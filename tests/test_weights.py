@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri.attach import bake, pack
-from onnuri.weights import View, weights
+from onnuri.weights.attach import bake, pack
+from onnuri.weights.matrices import View, weights
 
 LAYERS = {
     "linear": (nn.Linear(6, 4), {"weight": ("linear", (1, 4, 6))}),

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from .attach import require_plain
 from .errors import Refusal
 from .model import Model
+from .weights.attach import require_plain
 
 
 def with_blocks(model: Model, names: Collection[str]) -> Model:

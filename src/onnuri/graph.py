@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from . import hub
-from .attach import bake, is_packed, packed_weights
 from .data import Record, Records
 from .errors import Refusal, needs_extra
 from .model import Model, count_parameters, with_net
+from .weights.attach import bake, is_packed, packed_weights
 
 LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
 NEAR_ZERO = 1e-6  # numbers below it are taken for zero somewhere in the exporter's rules, from 1e-8 on

@@ -21,7 +21,7 @@ from torch import nn
 from .bounds import bounded
 from .errors import BadInput, BadSettings, OnnuriError, propose
 from .family import seeded
-from .weightnorm import fold_norms, unfolded
+from .weights.weightnorm import fold_norms, unfolded
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

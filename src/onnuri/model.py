@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters import (
+from .bounds import bounded
+from .claims import claimed_by, open_session
+from .data import Record, Records, check_answers, check_fields, check_numbers
+from .errors import BadInput, OnnuriError, Refusal
+from .family import Batch, Family, Generators, Outputs, Session
+from .hub import PICKLES, check_folder, guarded, read_json
+from .weights.adapters import (
     BAKED,
     Base,
     Parts,
@@ -23,14 +29,8 @@ from .adapters import (
     write_adapter,
     write_own,
 )
-from .bounds import bounded
-from .claims import claimed_by, open_session
-from .compressed_tensors import LAYOUT, is_compressed, read_compressed, write_compressed
-from .data import Record, Records, check_answers, check_fields, check_numbers
-from .errors import BadInput, OnnuriError, Refusal
-from .family import Batch, Family, Generators, Outputs, Session
-from .hub import PICKLES, check_folder, guarded, read_json
-from .packed import packed_numbers
+from .weights.compressed_tensors import LAYOUT, is_compressed, read_compressed, write_compressed
+from .weights.packed import packed_numbers
 
 PRUNED = "onnuri/pruned.json"
 RANKS = "onnuri/ranks.json"
@@ -128,7 +128,7 @@ class Model:
 
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""
-        from .attach import require_trainable
+        from .weights.attach import require_trainable
 
         require_trainable(self.net, "train")
         if not self.players:
@@ -141,7 +141,7 @@ class Model:
 
 def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
-    from .packed_file import load_packed, put_ranks
+    from .weights.packed_file import load_packed, put_ranks
 
     folder = Path(folder)
     check_folder(folder)
@@ -192,8 +192,8 @@ def write_model(model: Model, folder: Path) -> None:
     """Write the model into an existing empty folder: the family's files, the packed or factored weights if any, and every foreign
     file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
     functions that are not baked in."""
-    from .attach import is_packed, require_baked
-    from .packed_file import needs_own_file, save_packed, write_ranks
+    from .weights.attach import is_packed, require_baked
+    from .weights.packed_file import needs_own_file, save_packed, write_ranks
 
     (folder / OWN).mkdir(parents=True, exist_ok=True)
     if model.base:

@@ -47,11 +47,11 @@ def body(folder: Path, settings: Any, data: Data):
     """A model to train onward: opened as it is, or adopted for the labels of the data where another kind is asked for."""
     import torch
 
-    from .adapters import is_adapter
     from .claims import claimed_by
     from .family import mix
     from .hub import check_folder, guarded
     from .model import OWN_FILE, Model, open_model, read_pruned
+    from .weights.adapters import is_adapter
 
     check_folder(folder)
     if is_adapter(folder):

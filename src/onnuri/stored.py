@@ -12,12 +12,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .adapters import is_adapter
 from .claims import open_session
-from .compressed_tensors import is_compressed
 from .errors import BadInput, Refusal
 from .hub import check_folder
 from .model import OWN, OWN_FILE, PRUNED, copy_foreign, is_hidden
+from .weights.adapters import is_adapter
+from .weights.compressed_tensors import is_compressed
 
 LENGTH = 8  # bytes at the start of a .safetensors file that say how long its header is
 

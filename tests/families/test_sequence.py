@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from onnuri.attach import bake, pack
 from onnuri.data import Records, records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families import series
@@ -17,7 +16,8 @@ from onnuri.model import Model, open_model, write_model
 from onnuri.nets.sequence_net import SequenceNet
 from onnuri.run import execute
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.attach import bake, pack
+from onnuri.weights.matrices import weights
 
 DESIGNS = ("linear", "gru", "lstm", "tcn")
 

@@ -60,8 +60,8 @@ def started(name: str) -> Model:
 
 
 def packed(model: Model) -> Model:
-    from onnuri.attach import pack
-    from onnuri.weights import weights
+    from onnuri.weights.attach import pack
+    from onnuri.weights.matrices import weights
 
     for number, weight in enumerate(weights(model.net)):
         pack(weight, "int4" if number % 2 and weight.matrix.shape[2] % 2 == 0 else "int8")
@@ -69,10 +69,10 @@ def packed(model: Model) -> Model:
 
 
 def adapted(model: Model, peft: bool) -> Model:
-    from onnuri.adapters import Base, base_digest
-    from onnuri.attach import attach
-    from onnuri.lowrank import fresh
-    from onnuri.weights import weights
+    from onnuri.weights.adapters import Base, base_digest
+    from onnuri.weights.attach import attach
+    from onnuri.weights.lowrank import fresh
+    from onnuri.weights.matrices import weights
 
     assert model.folder is not None
     model.base = Base(Path("/tabular"), base_digest(model.net), peft)
@@ -82,8 +82,8 @@ def adapted(model: Model, peft: bool) -> Model:
 
 
 def baked(model: Model) -> Model:
-    from onnuri.adapters import parts_of
-    from onnuri.attach import bake
+    from onnuri.weights.adapters import parts_of
+    from onnuri.weights.attach import bake
 
     parts = parts_of(adapted(model, False).net)
     bake(model.net)

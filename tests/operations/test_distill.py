@@ -10,7 +10,7 @@ from onnuri import registry
 from onnuri.data import joined, records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.family import Generators
-from onnuri.fit import FitSettings, fit
+from onnuri.fit.loop import FitSettings, fit
 from onnuri.model import Model, count_parameters, open_model
 from onnuri.operation import Quiet
 from onnuri.operations.distill import Settings, agreement, apply, divergence_of, sized, written

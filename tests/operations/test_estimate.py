@@ -5,8 +5,9 @@ from functools import cache
 import pytest
 import torch
 
-from onnuri import efficiency, peaks, registry, targets
-from onnuri.costs import watched
+from onnuri import registry
+from onnuri.costs import efficiency, peaks, targets
+from onnuri.costs.count import watched
 from onnuri.errors import BadSettings
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet

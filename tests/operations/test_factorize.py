@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from onnuri import attach, packed_file, registry
-from onnuri.attach import factored_weights, is_factored, put_stack
-from onnuri.calibration import looked_up
+from onnuri import registry
 from onnuri.conformance.bench import Bench
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.factored import Factored
 from onnuri.model import Model, count_parameters, open_model, stored_bytes, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.operations.factorize import OPERATION, Settings, apply
 from onnuri.plan import settings_of
-from onnuri.ranks import Curve, choose, factors, most, rank_within, spectrum
 from onnuri.run import execute
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights import attach, packed_file
+from onnuri.weights.attach import factored_weights, is_factored, put_stack
+from onnuri.weights.calibration import looked_up
+from onnuri.weights.factored import Factored
+from onnuri.weights.matrices import weights
+from onnuri.weights.ranks import Curve, choose, factors, most, rank_within, spectrum
 
 NETS = [name for name in registry.entries("families") if name != "forest"]
 
@@ -172,7 +173,7 @@ def test_rows_of_a_table_and_an_output_size():
 
 
 def test_fewer_operations():
-    from onnuri.costs import watched
+    from onnuri.costs.count import watched
 
     whole, thin = nn.Linear(64, 64), cut(nn.Linear(64, 64), rank=8)
     flops = []

@@ -8,12 +8,12 @@ import torch
 
 from command import onnuri, refused
 from folders import save
-from onnuri import attach
 from onnuri.errors import Refusal
 from onnuri.model import open_model
-from onnuri.packed import FORMATS
 from onnuri.runtimes import gguf_file
-from onnuri.weights import weights
+from onnuri.weights import attach
+from onnuri.weights.matrices import weights
+from onnuri.weights.packed import FORMATS
 
 gguf = pytest.importorskip("gguf")
 KINDS = ("llama", "llama_tied", "llama_bf16", "qwen3", "mixtral", "gpt2")

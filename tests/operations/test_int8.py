@@ -7,14 +7,14 @@ import pytest
 
 import folders as F
 from onnuri import measure, plan, registry, run
-from onnuri.attach import pack
 from onnuri.errors import Refusal
 from onnuri.family import Session
 from onnuri.model import open_model, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.runtime import ALLOWED
 from onnuri.runtimes import integers
-from onnuri.weights import weights
+from onnuri.weights.attach import pack
+from onnuri.weights.matrices import weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

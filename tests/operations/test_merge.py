@@ -14,7 +14,6 @@ from torch import nn
 import folders as F
 from command import onnuri, refused
 from onnuri import ledger, measure, registry
-from onnuri.attach import attach, pack
 from onnuri.errors import BadInput, Refusal
 from onnuri.model import Model, open_model, read_pruned, write_model
 from onnuri.observe import mean_loss
@@ -22,7 +21,8 @@ from onnuri.operation import Quiet
 from onnuri.operations.merge import OPERATION, Settings, apply, merge_into, stored
 from onnuri.run import execute
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.attach import attach, pack
+from onnuri.weights.matrices import weights
 
 BOTH = pytest.mark.parametrize("method", ["linear", "slerp"])
 

@@ -9,13 +9,13 @@ from torch.nn.utils import prune as reference
 
 from onnuri import registry
 from onnuri.errors import BadSettings, Refusal
-from onnuri.gptq import DAMPING
 from onnuri.model import Model
 from onnuri.operation import Quiet
 from onnuri.operations.prune import OPERATION, Settings, apply, keep, pruned
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.gptq import DAMPING
+from onnuri.weights.matrices import weights
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from torch import nn
 import folders
 from onnuri import registry
 from onnuri.errors import BadSettings, Refusal
-from onnuri.gptq import DAMPING
 from onnuri.model import Model, count_parameters, open_model, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.operations import distill, train
 from onnuri.operations.prune import OPERATION, Settings, apply, cuts_of
 from onnuri.plan import settings_of
-from onnuri.ranking import Fit, by_change, by_size
 from onnuri.sources import open_data
-from onnuri.units import Axis, Place, chosen, tensors_of
+from onnuri.weights.gptq import DAMPING
+from onnuri.weights.ranking import Fit, by_change, by_size
+from onnuri.weights.units import Axis, Place, chosen, tensors_of
 
 CHANNELS = ("llama_tied", "llama_bf16", "gemma2", "mixtral", "gpt2", "bert", "distilbert", "vit", "resnet", "wav2vec2")
 HEADS = ("llama", "qwen3", "gemma2", "mixtral")

@@ -8,21 +8,21 @@ import pytest
 import torch
 
 from onnuri import registry
-from onnuri.attach import computes_integers, pack, packed_weights
-from onnuri.awq import TOLERANCE, error_of, gap, groups_of, scale_columns
-from onnuri.calibration import factors, fitted_step, second_moments
 from onnuri.data import records_of
 from onnuri.errors import BadSettings, Refusal
-from onnuri.gptq import DAMPING, fitted_scales, gptq
 from onnuri.model import Model, open_model, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.operations.quantize import OPERATION, ROLES, Settings, apply
-from onnuri.packed import FORMATS, divided, nearest, spread
-from onnuri.packed_file import tensor_bytes
 from onnuri.plan import settings_of
-from onnuri.sensitivity import FLOAT, Choice, sensitivity, spent
 from onnuri.sources import open_data
-from onnuri.weights import weights
+from onnuri.weights.attach import computes_integers, pack, packed_weights
+from onnuri.weights.awq import TOLERANCE, error_of, gap, groups_of, scale_columns
+from onnuri.weights.calibration import factors, fitted_step, second_moments
+from onnuri.weights.gptq import DAMPING, fitted_scales, gptq
+from onnuri.weights.matrices import weights
+from onnuri.weights.packed import FORMATS, divided, nearest, spread
+from onnuri.weights.packed_file import tensor_bytes
+from onnuri.weights.sensitivity import FLOAT, Choice, sensitivity, spent
 
 
 def started(name: str):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import folders
-from onnuri import adapters, hub
+from onnuri import hub
 from onnuri.errors import BadInput
 from onnuri.model import open_model, tensor_digest
+from onnuri.weights import adapters
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.int64, torch.bool, torch.uint8)
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)

@@ -12,7 +12,8 @@ import yaml
 from children import LIFE
 
 from command import leftovers
-from onnuri import fit, ledger, run
+from onnuri import ledger, run
+from onnuri.fit import loop as fit
 from onnuri.recipe import run_recipe
 from onnuri.run import execute
 

@@ -14,7 +14,7 @@ from .. import registry
 from ..errors import OnnuriError, Refusal
 from ..hub import guarded
 from ..model import Model
-from ..weights import weights
+from ..weights.matrices import weights
 from .subject import TOLERANCE, Subject, batch_gap, gap, require, unlike
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data import Record, Records, records_of
 from ..errors import BrokenPromise, OnnuriError
 from ..family import Batch, Family
-from ..fit import FitSettings, Objective, fit
+from ..fit.loop import FitSettings, Objective, fit
 from ..hub import guarded
 from ..model import Model
 from ..operation import Quiet

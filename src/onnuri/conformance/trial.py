@@ -20,7 +20,7 @@ from ..errors import OnnuriError
 from ..files import fresh_folder
 from ..model import Model, tensor_digest, write_model
 from ..operation import Operation, Quiet, Result
-from ..weights import Weight, weights
+from ..weights.matrices import Weight, weights
 from .bench import Bench
 from .subject import gap
 

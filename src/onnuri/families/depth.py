@@ -14,7 +14,7 @@ from torch import nn
 
 from .. import hub
 from ..errors import BadSettings, Refusal, propose
-from ..weightnorm import fold_norms
+from ..weights.weightnorm import fold_norms
 
 Kept = Mapping[str, Sequence[int]]
 """{name of a list of modules: numbers of the entries that stay, in order}."""

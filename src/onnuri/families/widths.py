@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import Refusal
 from ..family import seeded
-from ..weightnorm import fold_norms
+from ..weights.weightnorm import fold_norms
 
 WIDTHS = (
     "intermediate_size",

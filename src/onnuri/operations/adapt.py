@@ -13,18 +13,18 @@ from pydantic import Field
 from torch import nn
 
 from .. import measure
-from ..adapters import Base, base_digest
-from ..attach import attach, is_attached, plain_copy, unrounded, updates
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal, propose
 from ..family import mix
-from ..fit import FitSettings, fit
-from ..lowrank import fresh
+from ..fit.loop import FitSettings, fit
 from ..model import Model
 from ..observe import read_raw
 from ..operation import Log, Operation, Promise, Result
-from ..peft_format import unreadable
-from ..weights import Weight, weights
+from ..weights.adapters import Base, base_digest
+from ..weights.attach import attach, is_attached, plain_copy, unrounded, updates
+from ..weights.lowrank import fresh
+from ..weights.matrices import Weight, weights
+from ..weights.peft_format import unreadable
 from .train import objective_of, trained, validation_of
 
 ROLES = ("linear", "conv", "expert", "embedding")

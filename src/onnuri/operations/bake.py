@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import measure
-from ..adapters import parts_of
-from ..attach import bake, is_attached, stacks, unrounded, updates
 from ..data import Data
 from ..errors import Refusal
-from ..lowrank import LowRank
 from ..model import Model
 from ..operation import Log, Operation, Promise, Result, Settings
-from ..weights import Weight, weights
+from ..weights.adapters import parts_of
+from ..weights.attach import bake, is_attached, stacks, unrounded, updates
+from ..weights.lowrank import LowRank
+from ..weights.matrices import Weight, weights
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:

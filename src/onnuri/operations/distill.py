@@ -17,17 +17,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attach import plain_copy
 from ..blocks import spaced, with_blocks
 from ..data import Data, Record, Records, joined, records_of
 from ..errors import BadSettings, Refusal
 from ..family import Batch, mix
-from ..fit import FitSettings, Objective, fit
+from ..fit.loop import FitSettings, Objective, fit
 from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
 from ..observe import Seen, inside
 from ..operation import Log, Operation, Promise, Result, Way
 from ..registry import family as find_family
+from ..weights.attach import plain_copy
 from .train import trained, validation_of
 
 PREFIX = "teacher "

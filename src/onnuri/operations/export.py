@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .. import encoding, measure, registry
-from ..attach import packed_weights
 from ..data import Data
 from ..errors import BadSettings, Refusal
 from ..family import Session
@@ -17,8 +16,9 @@ from ..graph import OPSETS, in_float
 from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
-from ..packed import ROUNDING
 from ..runtime import ALLOWED, Precision, Runtime
+from ..weights.attach import packed_weights
+from ..weights.packed import ROUNDING
 
 if TYPE_CHECKING:
     RuntimeName = str

@@ -20,18 +20,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..attach import factored_weights, put_stack, require_plain
-from ..calibration import BATCH, in_turn, looked_at, looked_up
 from ..data import Data, Records
 from ..errors import Refusal
-from ..factored import Factored
 from ..measure import outputs
 from ..model import Model, count_parameters
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Quiet, Result, Way
 from ..operation import Settings as Base
-from ..ranks import Curve, Spectrum, choose, factors, most, rank_within, spectrum, weighted
-from ..weights import Weight, weights
+from ..weights.attach import factored_weights, put_stack, require_plain
+from ..weights.calibration import BATCH, in_turn, looked_at, looked_up
+from ..weights.factored import Factored
+from ..weights.matrices import Weight, weights
+from ..weights.ranks import Curve, Spectrum, choose, factors, most, rank_within, spectrum, weighted
 
 ROLES = ("linear", "conv", "expert", "embedding")
 

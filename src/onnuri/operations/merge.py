@@ -1,6 +1,6 @@
 """Merge two models of one design into one: an average, the arc between them, or what each has learned since a base.
 
-`merging.py` says how, tensor by tensor. What is no number of the nets comes from the first. With data, both nets must read
+`weights/merging.py` says how, tensor by tensor. What is no number of the nets comes from the first. With data, both nets must read
 and compute alike on their records, and the result is measured. Without, the folders must say the same of it, and tensors go
 from files to files one at a time: a model may be larger than the memory then, and nothing is opened or measured.
 """
@@ -17,16 +17,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import measure
-from ..attach import require_plain
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import mix
-from ..merging import CHUNK, FROM_A_BASE, PARALLEL, SHORTEST, Way, factors, from_base, product
 from ..model import Model
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result
 from ..operation import Settings as Base
 from ..stored import Stored, first_unlike_file
+from ..weights.attach import require_plain
+from ..weights.merging import CHUNK, FROM_A_BASE, PARALLEL, SHORTEST, Way, factors, from_base, product
 
 SAME = 1e-6  # relative; nets that compute alike from the same tensors do so to the bit
 PROBES = 16  # records on which that is seen

@@ -7,7 +7,7 @@ recurrent nets) goes by size. Zeros alone make a model smaller only when it is c
 keeps them. Two of four in a row is what the sparse units of some accelerators take.
 
 `--units` takes out whole units: the result is a smaller net of the same design without any zeros. Which slices make up a
-unit is found by looking (`units.py`), how units are ranked says `ranking.py`. Wherever a net has such units each place loses
+unit is found by looking (`weights/units.py`), how units are ranked says `weights/ranking.py`. Wherever a net has such units each place loses
 the same share of them, its own least important ones, since a description has one number for all places.
 """
 
@@ -19,20 +19,32 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..attach import require_plain
 from ..blocks import even, rows_of, with_blocks
-from ..calibration import in_turn, looked_at, second_moments
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal
 from ..family import Size
-from ..gptq import BLOCK, sparse
 from ..model import Model, count_parameters
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
-from ..ranking import by_change, by_cost, by_input, by_load, by_size
-from ..units import TOLERANCE, Cut, Place, apart, behavior, chosen, cut_of, put_back, set_to_zero, taken_out, tensors_of
-from ..weights import Weight, weights
+from ..weights.attach import require_plain
+from ..weights.calibration import in_turn, looked_at, second_moments
+from ..weights.gptq import BLOCK, sparse
+from ..weights.matrices import Weight, weights
+from ..weights.ranking import by_change, by_cost, by_input, by_load, by_size
+from ..weights.units import (
+    TOLERANCE,
+    Cut,
+    Place,
+    apart,
+    behavior,
+    chosen,
+    cut_of,
+    put_back,
+    set_to_zero,
+    taken_out,
+    tensors_of,
+)
 
 ROLES = ("linear", "conv", "expert")
 FOUR = 4  # columns in a row, of which "2:4" keeps two

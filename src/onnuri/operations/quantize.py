@@ -19,22 +19,22 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from .. import measure
-from ..attach import computes_integers, pack, packed_weights, require_plain
-from ..awq import fitted, scale_columns
-from ..calibration import cut_off, fitted_step, in_turn, input_sizes, looked_at
-from ..compressed_tensors import STORAGES, fits
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal
-from ..gptq import gptq
 from ..hub import is_library_net
 from ..model import Model
-from ..number_formats import relative_errors
 from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
-from ..packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
-from ..packed_file import tensor_bytes
-from ..sensitivity import FLOAT, Choice, sensitivity, spent
-from ..weights import Weight, weights
+from ..weights.attach import computes_integers, pack, packed_weights, require_plain
+from ..weights.awq import fitted, scale_columns
+from ..weights.calibration import cut_off, fitted_step, in_turn, input_sizes, looked_at
+from ..weights.compressed_tensors import STORAGES, fits
+from ..weights.gptq import gptq
+from ..weights.matrices import Weight, weights
+from ..weights.number_formats import relative_errors
+from ..weights.packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
+from ..weights.packed_file import tensor_bytes
+from ..weights.sensitivity import FLOAT, Choice, sensitivity, spent
 
 ROLES = ("linear", "conv", "expert", "embedding")
 CANDIDATES = ("int4", "int8", "fp8-e4m3", "bf16")

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
-from ..fake_quantization import rounding
 from ..family import mix
-from ..fit import FitSettings, Objective, Progress, fit
+from ..fit.loop import FitSettings, Objective, Progress, fit
 from ..model import Model
 from ..operation import Finding, Log, Operation, Result, Way
 from ..registry import family as find_family
+from ..weights.fake_quantization import rounding
 
 
 class Settings(FitSettings):

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from ..attach import require_plain
 from ..data import Data
 from ..errors import BadInput, Refusal
-from ..lowrank import LowRank
 from ..model import Model
 from ..operation import Log, Operation, Promise, Result, Settings
-from ..weights import Weight, weights
+from ..weights.attach import require_plain
+from ..weights.lowrank import LowRank
+from ..weights.matrices import Weight, weights
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:

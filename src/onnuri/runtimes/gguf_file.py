@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attach import packed_weights
 from ..errors import Refusal, needs_extra
-from ..gptq import fitted_scales
-from ..packed import FORMATS, Packed, spread
-from ..weights import Weight, weights
+from ..weights.attach import packed_weights
+from ..weights.gptq import fitted_scales
+from ..weights.matrices import Weight, weights
+from ..weights.packed import FORMATS, Packed, spread
 
 BLOCK = 32  # columns that share a scale
 ROTARY = ("LLAMA",)

@@ -1,13 +1,13 @@
 """Say what a model costs on this machine or on another device: memory, time and energy, and whether it fits.
 
-Nothing is asked of the architecture: one forward pass, one answer and one training step are watched (`costs.py`) and set
-against what the machine can do at its best (`peaks.py`) and what it reaches by kind of task (`efficiency.py`); both are
+Nothing is asked of the architecture: one forward pass, one answer and one training step are watched (`costs/count.py`) and set
+against what the machine can do at its best (`costs/peaks.py`) and what it reaches by kind of task (`costs/efficiency.py`); both are
 known before the model is timed. Memory is watched at two small batches; what is alive after each operator grows linearly in
 the records, so its peak at any batch follows. Two differences from arithmetic on paper: what libraries load and copy for
 themselves is counted, and training's allocator is seen to hold more than is alive. It goes on to gather some more over a
 long training: whole trainings came to 1.0 to 1.33 times what is predicted here.
 
-Of another device its data sheet is known (`targets.py`) and nothing is measured. It is assumed to reach the shares of its
+Of another device its data sheet is known (`costs/targets.py`) and nothing is measured. It is assumed to reach the shares of its
 peaks that this machine reaches of its own, and what libraries hold for themselves is not counted.
 """
 
@@ -15,15 +15,15 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ... import peaks, targets
+from ...costs import peaks, targets
+from ...costs.efficiency import efficiency_of
+from ...costs.targets import HERE, Target
 from ...data import Data, Records
-from ...efficiency import efficiency_of
 from ...errors import BadInput, BadSettings
 from ...figures import joules_text, number, scaled, size_text, time_text
 from ...model import Model
 from ...operation import Log, Operation, Result
 from ...operation import Settings as Base
-from ...targets import HERE, Target
 from .look import Look, ceilings, longest_first, stored, trainable
 from .running import answers, runs
 from .training import trains

@@ -7,17 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ... import machine, measure, peaks
-from ...attach import is_trainable, stored_numbers
-from ...costs import Cost, Line, Watch, tensors_of, watched
+from ... import machine, measure
+from ...costs import peaks
+from ...costs.count import Cost, Line, Watch, tensors_of, watched
+from ...costs.efficiency import Efficiency, predicted
+from ...costs.peaks import Peaks
+from ...costs.roofline import Shares, Time, form_of, time_on
+from ...costs.targets import Target
 from ...data import Records
-from ...efficiency import Efficiency, predicted
 from ...family import Batch, Session
 from ...model import Model, count_parameters
-from ...peaks import Peaks
-from ...roofline import Shares, Time, form_of, time_on
-from ...targets import Target
-from ...weights import weights
+from ...weights.attach import is_trainable, stored_numbers
+from ...weights.matrices import weights
 
 LOOKED_AT = 256  # records among which the longest and the shortest are looked for
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int8: "int8"}

@@ -1,8 +1,8 @@
 """Running and answering: FLOPs, bytes, time and memory of a forward pass and of one answer."""
 
-from ... import peaks
-from ...costs import Line, passes, tensors_of, watched
-from ...efficiency import python_calls
+from ...costs import peaks
+from ...costs.count import Line, passes, tensors_of, watched
+from ...costs.efficiency import python_calls
 from ...figures import scaled, size_text
 from .look import Look
 

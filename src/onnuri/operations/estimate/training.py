@@ -8,14 +8,15 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from ... import peaks, speed
-from ...costs import Cost, Line, Watch, tensors_of
-from ...efficiency import python_calls
+from ...costs import peaks
+from ...costs.count import Cost, Line, Watch, tensors_of
+from ...costs.efficiency import python_calls
+from ...costs.roofline import all_reduce_seconds, devices_needed
 from ...figures import size_text
-from ...fit import FitSettings, Loop
+from ...fit import speed
+from ...fit.loop import FitSettings, Loop
 from ...model import Model
 from ...operation import Quiet
-from ...roofline import all_reduce_seconds, devices_needed
 from ..train import objective_of
 from .look import Look, trainable
 from .running import ROOM

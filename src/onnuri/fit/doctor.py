@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .observe import dead_units
-from .operation import Finding
-from .weights import Weight
+from ..observe import dead_units
+from ..operation import Finding
+from ..weights.matrices import Weight
 
 Curve = Sequence[tuple[int, float]]
 

@@ -15,10 +15,10 @@ from itertools import islice, product
 import torch
 from torch import Tensor, nn
 
-from .errors import Refusal
-from .family import Batch, Size
-from .model import Model
-from .weights import weights
+from ..errors import Refusal
+from ..family import Batch, Size
+from ..model import Model
+from .matrices import weights
 
 TOLERANCE = 1e-4  # relative: sums in fp32 in another order stay well below it, a wrong order far above
 SEEN = 10  # times the tolerance: what a wrong order must change at least

@@ -17,14 +17,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from . import checkpoint, costs, descent, doctor, speed
+from ..costs import count as costs
+from ..data import Records
+from ..errors import BadSettings, BrokenPromise
+from ..family import Batch, mix
+from ..operation import Finding, Log, Settings
+from ..weights.matrices import typical_size, weights, zeros_of
+from . import checkpoint, descent, doctor, speed
 from .batches import Batches, Collate, moved, numbers_in
-from .data import Records
-from .errors import BadSettings, BrokenPromise
-from .family import Batch, mix
-from .operation import Finding, Log, Settings
 from .speed import Loss
-from .weights import typical_size, weights, zeros_of
 
 VALIDATION_RECORDS = 2048
 READ = 16  # steps after which another device is asked for its losses; to ask is to wait for it

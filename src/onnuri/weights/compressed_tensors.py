@@ -22,11 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..errors import BadInput, Refusal
+from ..hub import peek, read_json
 from .attach import bake, packed_weights, put_stack
-from .errors import BadInput, Refusal
-from .hub import peek, read_json
+from .matrices import Weight, weights
 from .packed import FORMATS, ROUNDING, Packed, spread
-from .weights import Weight, weights
 
 LAYOUT = "compressed-tensors"
 KEY = "quantization_config"

@@ -17,13 +17,13 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from ..data import Records
+from ..model import Model
+from ..observe import watching
 from .calibration import factors, second_moments
-from .data import Records
 from .gptq import fitted_scales
-from .model import Model
-from .observe import watching
+from .matrices import Weight, is_transposed_linear
 from .packed import Format, spread
-from .weights import Weight, is_transposed_linear
 
 TOLERANCE = 1e-5  # by which outputs may differ, relative to the largest: folding is exact but for rounding
 NEAR = 8  # layers before a group that are tried as its feeder

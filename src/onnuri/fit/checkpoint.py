@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .packed import packed_tensors
+from ..weights.packed import packed_tensors
 
 if TYPE_CHECKING:
-    from .fit import Loop
+    from .loop import Loop
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # what AdamW and Muon remember of each parameter
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .errors import Refusal
+from ..errors import Refusal
 from .factored import MATRICES, Factored
 from .lowrank import LowRank
+from .matrices import View, Weight, is_transposed_linear, shape_of, weights
 from .packed import FORMATS, ROUNDING, Packed, Rounding, is_plain_conv, nearest
-from .weights import View, Weight, is_transposed_linear, shape_of, weights
 
 SLOT = "attached"
 Updates = dict[str, tuple[Weight, LowRank]]

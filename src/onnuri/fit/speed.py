@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import attention, machine, peaks
-from .family import Batch
-from .operation import Log
+from .. import attention, machine
+from ..costs import peaks
+from ..family import Batch
+from ..operation import Log
 
 Loss = Callable[[Batch, str], tuple[Tensor, Tensor]]
 LARGE = 1e9  # FLOPs of a forward pass from which bf16 saves more in products than it costs in casts

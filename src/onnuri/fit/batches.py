@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import Record, Records, Sound
-from .family import Batch, Generators, mix
+from ..data import Record, Records, Sound
+from ..family import Batch, Generators, mix
 
 Collate = Callable[[Sequence[Record], Sequence[torch.Generator]], Batch]
 MOST_PARTS = 8

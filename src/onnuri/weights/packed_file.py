@@ -11,12 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..errors import BadInput
+from ..hub import read_json
 from .attach import SLOT, factored_weights, packed_weights, put_stack
-from .errors import BadInput
 from .factored import Factored
-from .hub import read_json
+from .matrices import Weight, weights
 from .packed import FORMATS, Packed, packed_tensors
-from .weights import Weight, weights
 
 SIDES = ("left", "right")
 

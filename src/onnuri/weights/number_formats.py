@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from .matrices import Weight
 from .packed import FORMATS, nearest, spread
-from .weights import Weight
 
 CFLOATS = {"cfloat8-1-4-3": (4, 3), "cfloat8-1-5-2": (5, 2)}
 """{name: bits of the exponent, of the mantissa}"""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from .attach import stored_matrices
-from .errors import BadSettings
-from .peaks import native_bf16
-from .weights import View, weights
+from ..costs.peaks import native_bf16
+from ..errors import BadSettings
+from ..weights.attach import stored_matrices
+from ..weights.matrices import View, weights
 
 if TYPE_CHECKING:
-    from .fit import FitSettings, Objective
+    from .loop import FitSettings, Objective
 
 BETAS = (0.9, 0.98)
 AGAINST = (0.0, 0.99)  # of players against each other: where one went steps ago misleads the other by now

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .weights import View, Weight
+from .matrices import View, Weight
 
 
 class LowRank(nn.Module):

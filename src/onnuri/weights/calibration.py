@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .data import Records
-from .model import Model
-from .observe import Watcher, watching
-from .operation import Log
+from ..data import Records
+from ..model import Model
+from ..observe import Watcher, watching
+from ..operation import Log
+from .matrices import Weight, is_transposed_linear
 from .packed import LEAST, is_plain_conv, patches
-from .weights import Weight, is_transposed_linear
 
 BATCH = 16  # records that run through the net at once
 SAMPLED = 2**14  # numbers of one batch that are kept of an input

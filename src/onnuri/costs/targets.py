@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import BadInput, propose
-from .plain_yaml import load_yaml
+from ..errors import BadInput, propose
+from ..plain_yaml import load_yaml
 
 HERE = "here"
 FORMATS = ("fp32", "fp16", "bf16", "int8", "int4")

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data import Records
+from ..family import Batch
+from ..model import Model
 from .calibration import BATCH
-from .data import Records
-from .family import Batch
-from .model import Model
+from .matrices import Weight
 from .packed import FORMATS, nearest, packed_bytes, spread
-from .weights import Weight
 
 FLOAT = "float"
 """Where the name of a scheme is asked for: the matrix as it is."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..data import Records
+from ..errors import Refusal
+from ..model import Model
 from .calibration import BATCH
-from .data import Records
-from .errors import Refusal
 from .gptq import DAMPING
-from .model import Model
+from .matrices import Weight, weights
 from .units import Place, chosen, tensors_of
-from .weights import Weight, weights
 
 TURNS = 256  # in which units leave a place; with each, the costs of the others are counted anew
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .weights import View
+from .matrices import View
 
 GROUP = 32  # columns, for codes of 4 bits
 LEAST = 1e-12  # a scale: zeros have some as well

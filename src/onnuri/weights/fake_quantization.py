@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from ..errors import BadSettings
 from .attach import attach, require_plain, stacks, unhang
-from .errors import BadSettings
+from .matrices import View, weights
 from .packed import FORMATS, divided, nearest, spread, usual_group
-from .weights import View, weights
 
 ROLES = ("linear", "conv", "expert", "embedding")
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import machine
+from .. import machine
 
 BUDGET = 0.25  # seconds for each figure
 REPEATS = (3, 12)  # at least, at most

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import BadInput
 from .attach import Updates
-from .errors import BadInput
-from .weights import Weight, is_transposed_linear, weights
+from .matrices import Weight, is_transposed_linear, weights
 
 PREFIX = "base_model.model."
 PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")  # others change the base when the adapter is opened

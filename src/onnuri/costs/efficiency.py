@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import peaks
-from .costs import Cost, watched
+from .count import Cost, watched
 from .peaks import Peaks
 from .tasks import INNERMOST, STREAM, Task
 

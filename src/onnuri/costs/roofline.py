@@ -13,7 +13,7 @@ from math import ceil
 
 import torch
 
-from .costs import Cost
+from .count import Cost
 from .efficiency import Efficiency
 from .peaks import Peaks
 from .targets import Target

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..errors import BadInput
+from ..hub import guarded, read_json
 from .attach import attach, updates
-from .errors import BadInput
-from .hub import guarded, read_json
 from .lowrank import LowRank
+from .matrices import weights
 from .packed import packed_tensors
 from .peft_format import from_peft, to_peft
-from .weights import weights
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 OWN = Path("onnuri", "adapter.safetensors")
