@@ -7,8 +7,8 @@ recurrent nets) goes by size. Zeros alone make a model smaller only when it is c
 keeps them. Two of four in a row is what the sparse units of some accelerators take.
 
 `--units` takes out whole units: the result is a smaller net of the same design without any zeros. Which slices make up a
-unit is found by looking (`weights/units.py`), how units are ranked says `weights/ranking.py`. Wherever a net has such units each place loses
-the same share of them, its own least important ones, since a description has one number for all places.
+unit is found by looking (`weights/units.py`), how units are ranked says `weights/ranking.py`. Wherever a net has such units
+each place loses the same share of them, its own least important ones, since a description has one number for all places.
 """
 
 from collections.abc import Sequence
