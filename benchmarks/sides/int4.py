@@ -4,8 +4,8 @@
 
 A Llama of 23 M that learnt Korean film reviews, joined to documents of more than 280 characters. In the folder afterwards:
 `lm` the model, `f32.gguf` the same for llama.cpp, `texts` the records that ours is shown (its split `train` to calibrate
-with, `test` held out), `seen.json` token ids of exactly the records that it then looks at, which the peers are shown,
-`held.json` those that every result is judged on.
+with, `test` to measure before and after), `seen.json` token ids of exactly the records that it then looks at, which the peers
+are shown, `held.json` those that every result is judged on, none of which the model has learnt.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 LENGTH, CHARACTERS, DOCUMENTS = 128, 280, 42_000
-SEEN, HELD = 128, 512
+SEEN, MEASURED, HELD = 128, 128, 512
 GROUP = 32
 CONFIG = f"hidden_size=512,num_layers=6,num_heads=8,vocab_size=8000,max_length={LENGTH}"
 
@@ -35,6 +35,7 @@ def main() -> None:
         onnuri("train", "--family", "causal_lm", *reading(documents), *how, "--out", str(kept / "lm"))
     records(kept, documents)
     exported = kept / "exported"
+    shutil.rmtree(exported, ignore_errors=True)
     onnuri("export", str(kept / "lm"), "--to", "gguf", *reading(kept / "texts"), "--out", str(exported))
     (exported / "onnuri" / "model.gguf").replace(kept / "f32.gguf")
     shutil.rmtree(exported)
@@ -70,11 +71,12 @@ def records(kept: Path, documents: Path) -> None:
         return [row["text"] for row, tokens in zip(rows, ids(rows)) if len(tokens) == LENGTH][:most]
 
     (kept / "texts").mkdir(exist_ok=True)
-    for split, most in (("train", 2 * SEEN), ("test", HELD)):
-        write(kept / "texts" / f"{split}.jsonl", filling(split, most))
-    texts = open_data(str(kept / "texts"), answer="text")
-    (kept / "seen.json").write_text(json.dumps(ids(texts.split("train").some(SEEN).list())))
-    (kept / "held.json").write_text(json.dumps(ids(texts.split("test").list())))
+    held = filling("test", HELD)
+    write(kept / "texts" / "train.jsonl", filling("train", 2 * SEEN))
+    write(kept / "texts" / "test.jsonl", held[:MEASURED])
+    seen = open_data(str(kept / "texts"), answer="text").split("train").some(SEEN)
+    (kept / "seen.json").write_text(json.dumps(ids(seen.list())))
+    (kept / "held.json").write_text(json.dumps(ids([{"text": text} for text in held])))
 
 
 def write(path: Path, texts: list[str]) -> None:
