@@ -1,8 +1,9 @@
 """Races: ours and its peers on the same work, in turn, in one run; every figure is written down, won or lost.
 
 A side is one or several commands, each a process of its own. What it found is the JSON object in its last line of output;
-`wall_seconds` and `peak_memory_bytes` of the processes are added here. Before and after each turn the same product is timed:
-where the two disagree by more than a tenth, something else was running, and the turn is taken again.
+`wall_seconds` and `peak_memory_bytes` of all its processes are added here, and to each output those of its own, as
+`process_seconds` and `process_bytes`. Before and after each turn the same product is timed: where the two disagree by more than a
+tenth, something else was running, and the turn is taken again.
 """
 
 import json
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -78,20 +80,33 @@ class Race:
     repeats: int = 3
 
 
-def run(name: str, races: tuple[Race, ...], repeats: int | None = None, only: str = "") -> list[Found]:
-    """All rows of the races whose case contains `only`; those of the others stay as they were."""
+def run(
+    name: str, races: tuple[Race, ...], repeats: int | None = None, only: str = "", folder: Path | None = None
+) -> list[Found]:
+    """All rows of the races whose case contains `only`; those of the others stay as they were. `folder`: for what the races
+    prepare, and taken from there where it was prepared before; None: one that goes at the end."""
     path = RESULTS / f"{name}.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    with tempfile.TemporaryDirectory(prefix="bench-") as kept:
+    with tempfile.TemporaryDirectory(prefix="bench-") as fresh:
+        kept = folder.resolve() if folder else Path(fresh)
         chosen = [race for race in races if only in race.case]
         for command in dict.fromkeys(race.prepare for race in chosen if race.prepare):
-            execute(command, {}, Path(kept), Path(kept), "")
+            prepare(command, kept)
         for race in chosen:
-            found = raced(race, repeats or race.repeats, Path(kept))
+            found = raced(race, repeats or race.repeats, kept)
             rows = [row for row in rows if row["case"] != race.case] + found
             write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     order = [race.case for race in races]
     return sorted(rows, key=lambda row: order.index(row["case"]) if row["case"] in order else len(order))
+
+
+def prepare(command: tuple[str, ...], kept: Path) -> None:
+    """Fill `kept`, unless this very command did so before."""
+    marker = kept / f"prepared-{sha256(repr(command).encode()).hexdigest()[:16]}"
+    if not marker.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        execute(command, {}, kept, kept, "")
+        write_text(marker, f"{' '.join(command)}\n")
 
 
 def raced(race: Race, repeats: int, kept: Path) -> list[Found]:
@@ -132,7 +147,8 @@ def turn(side: Side, kept: Path) -> Found:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     seconds, memory = sum(one[1] for one in done), max(one[2] for one in done)
-    return {"wall_seconds": seconds, "peak_memory_bytes": memory, **side.found([one[0] for one in done])}
+    outputs = [{"process_seconds": one[1], "process_bytes": one[2], **one[0]} for one in done]
+    return {"wall_seconds": seconds, "peak_memory_bytes": memory, **side.found(outputs)}
 
 
 def execute(

@@ -80,6 +80,25 @@ def test_a_side_that_fails_is_told_with_its_last_words():
         harness.turn(side, ROOT)
 
 
+def test_what_is_prepared_is_taken_again_from_a_folder_that_is_kept(tmp_path):
+    def raced(more: str) -> Race:
+        prepare = ("python", "-c", f"open('{{kept}}/made', 'a').write('x{more}')")
+        return Race("a case", says("onnuri", speed=1.0), (), {"": (Row("speed", "", "higher"),)}, prepare)
+
+    for _ in range(2):
+        harness.run("x", (raced(""),), repeats=1, folder=tmp_path / "kept")
+    assert (tmp_path / "kept" / "made").read_text() == "x"
+    harness.run("x", (raced("y"),), repeats=1, folder=tmp_path / "kept")
+    assert (tmp_path / "kept" / "made").read_text() == "xxy", "another command is another preparation"
+
+
+def test_each_process_of_a_side_tells_its_own_seconds():
+    side = Side("onnuri", (("python", "-c", "print('{{}}')"),) * 2, lambda lines: {"each": lines})
+    found = harness.turn(side, ROOT)
+    assert sum(line["process_seconds"] for line in found["each"]) == found["wall_seconds"]
+    assert max(line["process_bytes"] for line in found["each"]) == found["peak_memory_bytes"]
+
+
 def test_the_last_json_of_the_output_counts_on_one_line_or_several():
     assert harness.parsed(["hello", '{"a": 1}', "{", '"a": 2', "}"]) == {"a": 2} and harness.parsed(["none"]) == {}
 
