@@ -1,6 +1,7 @@
 """What the ledger says of an operation beside its figures: inputs, licenses, lineage, the base that a result hangs on, versions."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from .operation import Operation, Result
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
     """What the ledger says of the inputs. `found`: those that were opened, the data among them."""
-    return [
-        {
-            "role": role,
-            "path": where,
-            "digest": data.digest if isinstance(data := found.get(role), Data) else ledger.folder_digest(Path(where)),
-        }
-        for role, where in inputs.items()
-    ]
+
+    def digest(role: str) -> str:
+        data = found.get(role)
+        return data.digest if isinstance(data, Data) else ledger.folder_digest(Path(inputs[role]))
+
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
+        digests = threads.map(digest, inputs)
+        return [{"role": role, "path": where, "digest": one} for (role, where), one in zip(inputs.items(), digests)]
 
 
 def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Path]:

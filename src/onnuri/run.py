@@ -8,6 +8,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -227,14 +228,17 @@ def transform_at_rest(
     spent, lineage = cost(log), ledger.read(folders["model"])
     keep_notices(operation, inputs, folder, folders["model"], len(lineage) + 1)
     stored = Stored(folder)
+    with ThreadPoolExecutor() as threads:
+        digest = threads.submit(digest_of, stored)
+        promises = promises_of(operation, settings, found, Result(stored=stored))
     line: dict[str, Any] = {
         **known(operation, family, settings, sources, terms, log, started),
         **spent,
         "data_options": {},
-        "output": {"tensors": digest_of(stored)},
+        "output": {"tensors": digest.result()},
         "before": None,
         "parents": {},
-        "promises": promises_of(operation, settings, found, Result(stored=stored)),
+        "promises": promises,
         "findings": [],
         "pace": {},
         "curves": {},

@@ -83,23 +83,29 @@ def merged_at_rest(
     for number, name in enumerate(model):
         a, b = model[name], other[name]
         require_finite(name, a, b)
-        merge_into(a, b, settings, base[name] if base else None, name)
-        yield name, a
+        yield name, merged(a, b, settings, base[name] if base else None, name)
         log.progress(number + 1, len(model), "tensors merged")
 
 
 def merge_into(a: Tensor, b: Tensor, settings: Settings, base: Tensor | None = None, name: str = "") -> None:
-    """Set `a` to the merge of both, computed in fp32 or wider; then `b`, no longer needed, shares its memory."""
+    """Set `a` to the merge of both; then `b`, no longer needed, shares its memory."""
     with torch.no_grad():
-        if a.is_floating_point() and base is not None:
-            origin = base.double()
-            deltas = torch.stack([a.double() - origin, b.double() - origin])
-            a.copy_(origin + from_base(deltas, settings.way, drawing(settings, name)))
-        elif a.is_floating_point() and not torch.equal(a, b):
-            first, second = factors(a, b, settings.way)
-            wide = torch.promote_types(a.dtype, torch.float32)
-            a.copy_((first * a.to(wide)).add_(b.to(wide), alpha=second))
+        a.copy_(merged(a, b, settings, base, name))
         b.data = a.data
+
+
+@torch.no_grad()
+def merged(a: Tensor, b: Tensor, settings: Settings, base: Tensor | None = None, name: str = "") -> Tensor:
+    """The merge of both in the type of `a`, computed in fp32 or wider; `a` itself where there is nothing to merge."""
+    if a.is_floating_point() and base is not None:
+        origin = base.double()
+        deltas = torch.stack([a.double() - origin, b.double() - origin])
+        return (origin + from_base(deltas, settings.way, drawing(settings, name))).to(a.dtype)
+    if not a.is_floating_point() or torch.equal(a, b):
+        return a
+    first, second = factors(a, b, settings.way)
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (first * a.to(wide)).add_(b.to(wide), alpha=second).to(a.dtype)
 
 
 def drawing(settings: Settings, name: str) -> torch.Generator:
