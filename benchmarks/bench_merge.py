@@ -1,7 +1,7 @@
 """merge beside mergekit: two Llamas of 79 M, and two of over a gigabyte each, whole commands from files to files.
 
-`seconds` are those of the merging itself. Ours measures besides how far each number is from the formula, and writes a card, a report and a ledger line; mergekit writes
-the tensors.
+`seconds` are those of the merging itself. Ours measures besides how far each number is from the formula, and writes a card,
+a report and a ledger line; mergekit writes the tensors.
 """
 
 from .harness import Race, Row, Side

@@ -18,9 +18,9 @@ from onnuri.sources import open_data
 from onnuri.weights.attach import computes_integers, pack, packed_weights
 from onnuri.weights.awq import TOLERANCE, error_of, gap, groups_of, scale_columns
 from onnuri.weights.calibration import factors, fitted_step, second_moments
-from onnuri.weights.gptq import DAMPING, fitted_scales, gptq
+from onnuri.weights.gptq import DAMPING, gptq
 from onnuri.weights.matrices import weights
-from onnuri.weights.packed import FORMATS, divided, nearest, spread
+from onnuri.weights.packed import FORMATS, divided, nearest, scales, spread
 from onnuri.weights.packed_file import tensor_bytes
 from onnuri.weights.sensitivity import FLOAT, Choice, sensitivity, spent
 
@@ -191,7 +191,7 @@ def test_gptq_is_its_definition(columns):
 def test_gptq_on_inputs_without_a_pattern_is_rounding_to_the_nearest():
     matrix, form = matrices(), FORMATS["int4"]
     codes, scale = gptq(matrix, form, 16, torch.eye(64))
-    assert torch.equal(scale, fitted_scales(matrix, form, 16, torch.ones(64)))
+    assert torch.equal(scale, scales(matrix, form, 16))
     assert torch.equal(codes, form.nearest(matrix / spread(scale, 64)))
 
 

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import Refusal, needs_extra
 from ..weights.attach import packed_weights
-from ..weights.gptq import fitted_scales
 from ..weights.matrices import Weight, weights
-from ..weights.packed import FORMATS, Packed, spread
+from ..weights.packed import FORMATS, Packed, fitted_scales, spread
 
 BLOCK = 32  # columns that share a scale
 ROTARY = ("LLAMA",)

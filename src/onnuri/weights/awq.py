@@ -4,7 +4,7 @@ AWQ (Lin et al., arXiv:2306.00978), with four differences: 1. which layer feeds 
 the authors keep a list for each architecture: layers that get one and the same tensor form a group, the layers that ran before
 it are tried as its feeder, and one is taken only if folding leaves the outputs as they were; 2. a column matters by the
 root mean square of its inputs, not by their mean size; 3. the error of a rounding is that of the products over all records,
-by the second moments of the inputs; 4. the scales of the codes are fitted as `gptq.fitted_scales` does, not clipped.
+by the second moments of the inputs; 4. the scales of the codes are fitted as `packed.fitted_scales` does, not clipped.
 
 M: (columns, columns) second moments of what a layer multiplies its matrix with. s (channels,): columns times s, feeder over s.
 """
@@ -21,9 +21,8 @@ from ..data import Records
 from ..model import Model
 from ..observe import watching
 from .calibration import factors, second_moments
-from .gptq import fitted_scales
 from .matrices import Weight, is_transposed_linear
-from .packed import Format, spread
+from .packed import Format, fitted_scales, spread
 
 TOLERANCE = 1e-5  # by which outputs may differ, relative to the largest: folding is exact but for rounding
 NEAR = 8  # layers before a group that are tried as its feeder

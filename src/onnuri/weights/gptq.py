@@ -1,9 +1,9 @@
 """Rounding and pruning that make up for themselves: each column's error is taken out of the columns that come after it.
 
 GPTQ (Frantar et al., arXiv:2210.17323), with three choices: 1. columns go in falling order of their inputs' mean squares, while
-their groups stay as they lie (the "static groups" of the authors' code); 2. a group's scale is not that of its largest number but
-the one, of several smaller ones, with the least squared error, each column weighted by its inputs' mean square; 3. the
-damping is a hundredth of the mean diagonal. SparseGPT (Frantar & Alistarh, arXiv:2301.00774) sets columns to zero instead.
+their groups stay as they lie (the "static groups" of the authors' code); 2. a group's scale is that of its largest number: the
+scale that fits best before columns make up for each other cuts those off that then have to grow; 3. the damping is a
+hundredth of the mean diagonal. SparseGPT (Frantar & Alistarh, arXiv:2301.00774) sets columns to zero instead.
 
 `moments` (columns, columns): the mean of x x^T over the inputs x of the product that a matrix stands in.
 """
@@ -13,16 +13,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .packed import Format, grouped, scales, spread
+from .packed import Format, scales, spread
 
 DAMPING = 0.01
 BLOCK = 128  # columns after which the errors of all are taken out of those that are left, in one product
-SHRINKS = [1 - 0.04 * step for step in range(11)]  # of a group's scale
 
 
 def gptq(matrix: Tensor, form: Format, group: int, moments: Tensor) -> tuple[Tensor, Tensor]:
     """(codes (units, rows, columns) as floats, scales (units, rows, groups))."""
-    scale = fitted_scales(matrix, form, group, moments.diagonal())
+    scale = scales(matrix, form, group)
     order = moments.diagonal().argsort(descending=True)
     steps = spread(scale, matrix.shape[2]).expand_as(matrix)[..., order]
 
@@ -73,16 +72,3 @@ def error_shares(moments: Tensor) -> Tensor:
     damped.diagonal().add_(DAMPING * moments.diagonal().mean())
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True).float()
-
-
-def fitted_scales(matrix: Tensor, form: Format, group: int, weight: Tensor) -> Tensor:
-    """(units, rows, groups): of the scales tried, each group's with the least error. `weight` (columns,): of each."""
-    widest = scales(matrix, form, group)
-    numbers, weights = grouped(matrix, group), weight.expand_as(matrix).unflatten(2, (widest.shape[2], -1))
-    best, least = widest, torch.full_like(widest, torch.inf)
-    for shrink in SHRINKS:
-        step = (widest * shrink).unsqueeze(3)
-        error = (weights * (form.nearest(numbers / step) * step - numbers).square()).sum(3)
-        best = torch.where(error < least, step.squeeze(3), best)
-        least = torch.minimum(error, least)
-    return best

@@ -15,6 +15,7 @@ from .matrices import View
 
 GROUP = 32  # columns, for codes of 4 bits
 LEAST = 1e-12  # a scale: zeros have some as well
+SHRINKS = [1 - 0.04 * step for step in range(11)]  # of a scale
 ROUNDING = ("int8-dynamic", "int8-static")
 """The schemes by which a layer rounds its input too, and multiplies integers."""
 
@@ -73,6 +74,19 @@ def scales(matrix: Tensor, form: Format, group: int) -> Tensor:
     if not form.largest:
         return matrix.new_ones(*matrix.shape[:2], 1)
     return grouped(matrix, group).abs().amax(3).clamp_min(LEAST) / form.largest
+
+
+def fitted_scales(matrix: Tensor, form: Format, group: int, weight: Tensor) -> Tensor:
+    """The same, but of several smaller ones that with the least squared error. `weight` (columns,): what that of each counts."""
+    widest = scales(matrix, form, group)
+    numbers, weights = grouped(matrix, group), weight.expand_as(matrix).unflatten(2, (widest.shape[2], -1))
+    best, least = widest, torch.full_like(widest, torch.inf)
+    for shrink in SHRINKS:
+        step = (widest * shrink).unsqueeze(3)
+        error = (weights * (form.nearest(numbers / step) * step - numbers).square()).sum(3)
+        best = torch.where(error < least, step.squeeze(3), best)
+        least = torch.minimum(error, least)
+    return best
 
 
 def usual_group(scheme: str) -> int:
