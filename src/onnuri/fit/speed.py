@@ -49,7 +49,7 @@ def widen(net: nn.Module) -> None:
 
 def compiled_if_it_pays(loss: Loss, batch: Batch, player: str, log: Log) -> Loss:
     """The compiled loss where forward and backward are faster than eagerly by GAIN on this batch, else the eager one."""
-    torch._logging.set_logs(all=logging.ERROR)  # where it could not go on in one piece is for its makers
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # where it cannot go on in one piece is for its makers
     compiled = torch.compile(loss)
     eager = seconds(loss, batch, player)
     try:
