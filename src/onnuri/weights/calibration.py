@@ -1,6 +1,8 @@
 """What the matrices of a net are multiplied with, seen on real records: block after block, in the order of the net."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from ..observe import Watcher, watching
 from ..operation import Log
 from .matrices import Weight, is_transposed_linear
 from .packed import LEAST, is_plain_conv, patches
+from .replay import Replay
 
 BATCH = 16  # records that run through the net at once
 SAMPLED = 2**14  # numbers of one batch that are kept of an input
@@ -28,28 +31,37 @@ def looked_at(records: Records, count: int, log: Log) -> Records:
 def in_turn(model: Model, found: Sequence[Weight], records: Records | None) -> Iterator[tuple[Weight, Tensor | None]]:
     """Each weight with its `second_moments`, those of one block after another and then those of none: a block is looked at when
     the ones before it are done. None where a weight has no such moments, or there are no `records` to look at."""
-    for part in parts(model, found) if records else [found]:
-        moments = second_moments(model, records, part) if records else {}
+    if records is None:
+        yield from ((weight, None) for weight in found)
+        return
+    with torch.no_grad():
+        replay = Replay({name: block for name, (block, _) in model.blocks.items()}, partial(answer, model, records))
+    for block, part in parts(model, found):
+        shared = any(len(weight.homes) > 1 for weight in part)  # what lies behind the block is to be seen too
+        run = None if shared and block else partial(replay.look, at=block)
+        moments = second_moments(model, records, part, run)
         for weight in part:
             yield weight, moments.get(weight.name)
 
 
-def parts(model: Model, found: Sequence[Weight]) -> Iterator[list[Weight]]:
-    """The weights of each block, then those of none."""
+def parts(model: Model, found: Sequence[Weight]) -> Iterator[tuple[str | None, list[Weight]]]:
+    """(name of the block, its weights) for each, then those of none."""
     left = list(found)
     for name in model.blocks:
         inside = [weight for weight in left if weight.name.startswith(f"{name}.")]
         left = [weight for weight in left if weight not in inside]
         if inside:
-            yield inside
+            yield name, inside
     if left:
-        yield left
+        yield None, left
 
 
 @torch.no_grad()
-def second_moments(model: Model, records: Records, part: Sequence[Weight]) -> dict[str, Tensor]:
+def second_moments(
+    model: Model, records: Records, part: Sequence[Weight], run: Callable[[int], Any] | None = None
+) -> dict[str, Tensor]:
     """{weight: the mean of x x^T (columns, columns) over all x that its matrix is multiplied with}, in fp32; of the weights
-    of linear layers and plain convolutions over pictures, no others."""
+    of linear layers and plain convolutions over pictures, no others. `run`: computes batch `number`, else `answer` does."""
     homes = {id(module): weight.name for weight in part for module, attribute in weight.homes if attribute == "weight"}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -60,7 +72,7 @@ def second_moments(model: Model, records: Records, part: Sequence[Weight]) -> di
             sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
             counts[name] = counts.get(name, 0) + len(rows)
 
-    run_through(model, records, watch)
+    run_through(model, records, watch, run=run)
     return {name: total / counts[name] for name, total in sums.items()}
 
 
@@ -113,11 +125,23 @@ def cut_off(sizes: Tensor, step: Tensor, largest: float = 127.0) -> float:
     return float((sizes > (largest + 0.5) * step).float().mean())
 
 
-def run_through(model: Model, records: Records, watch: Watcher, kinds: tuple[type, ...] = (nn.Module,)) -> None:
+def run_through(
+    model: Model,
+    records: Records,
+    watch: Watcher,
+    kinds: tuple[type, ...] = (nn.Module,),
+    run: Callable[[int], Any] | None = None,
+) -> None:
     """Answer the records while the inputs of modules of these kinds are watched."""
     with watching(model.net, watch, kinds):
-        for start in range(0, len(records), BATCH):
-            model.outputs(model.collate(records.list(slice(start, start + BATCH))))
+        for number in range(-(-len(records) // BATCH)):
+            (run or partial(answer, model, records))(number)
+
+
+def answer(model: Model, records: Records, number: int) -> None:
+    """Compute what the model says of batch `number` of the records."""
+    start = number * BATCH
+    model.outputs(model.collate(records.list(slice(start, start + BATCH))))
 
 
 def factors(module: nn.Module, x: Tensor) -> Tensor | None:
