@@ -4,15 +4,18 @@ import itertools
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from onnuri import ledger, license, measure, registry
 from onnuri.card import card
 from onnuri.license import ASK, OTHERS, RESTRICTIONS, TERMS, combined, identified, origins, recognized, stated
+from onnuri.model import Model
 from onnuri.run import execute, inherited
 
 HUB = """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
@@ -270,7 +273,8 @@ def test_a_license_travels_through_every_operation(life):
 def test_the_base_of_a_downloaded_adapter_counts(tmp_path):
     base = folder(tmp_path / "base", "---\nlicense: llama2\n---")
     adapter = folder(tmp_path / "adapter", "---\nlicense: cc-by-nc-4.0\n---")
-    found = {"model": SimpleNamespace(base=SimpleNamespace(folder=base))}
+    on_base: Any = SimpleNamespace(folder=base)
+    found = {"model": Model(registry.family("tabular"), nn.Identity(), None, adapter, base=on_base)}
     record = inherited(registry.operation("prune"), {"model": str(adapter), "data": "x"}, found)
     assert record["name"] == "cc-by-nc-4.0-and-llama2" and len(record["parents"]) == 2
     found["model"].base = None

@@ -103,8 +103,11 @@ def write_alike(source: Stored, tensors: Iterable[tuple[str, Tensor]], folder: P
     copy_foreign(source.folder, folder)
 
 
-PROVENANCE = ("_name_or_path", "transformers_version", "_diffusers_version", "dtype", "torch_dtype")
-"""Entries of a config that say where numbers came from and how they are stored, not what is computed with them."""
+PROVENANCE = (
+    *("_name_or_path", "name_or_path", "is_local", "local_files_only"),
+    *("transformers_version", "_diffusers_version", "dtype", "torch_dtype"),
+)
+"""Entries that say where something came from and how numbers are stored, not what is computed with them."""
 FREE = ("generation_config.json",)
 """Files that say how a text is drawn, not what the model answers."""
 

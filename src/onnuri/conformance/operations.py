@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
@@ -54,15 +54,26 @@ def record(operation: Operation) -> str:
 
 
 def faults_of_apply(operation: Operation) -> list[str]:
-    """`apply` must take settings, log and every input by its name, and may do without those that may be left out."""
-    found = inspect.signature(operation.apply).parameters
-    wanted = {"settings", "log", *operation.takes}
-    if set(found) != wanted:
-        return [f"apply takes {', '.join(found)}; it must take {', '.join(('settings', 'log', *operation.takes))}"]
+    """`apply` must take settings, log and every input by its name, and may do without those that may be left out; `at_rest`,
+    where there is one, the same without the data, and no data may be missing where there is none."""
+    faults = faults_of_call("apply", operation.apply, operation.takes, {"data"} if operation.at_rest else set())
+    if operation.at_rest:
+        models = {role: kind for role, kind in operation.takes.items() if not kind.startswith("data")}
+        faults += faults_of_call("at_rest", operation.at_rest, models, set())
+        faults += ["data must be `data?` where it can be done at rest"] * (operation.takes.get("data") != "data?")
+    return faults
+
+
+def faults_of_call(name: str, call: Callable, takes: Mapping[str, str], always: Collection[str]) -> list[str]:
+    """`always`: inputs that are there whenever it is called, though they may be left out."""
+    found = inspect.signature(call).parameters
+    wanted = ("settings", "log", *takes)
+    if set(found) != set(wanted):
+        return [f"{name} takes {', '.join(found)}; it must take {', '.join(wanted)}"]
     return [
-        f"apply needs '{role}', which may be left out"
-        for role, kind in operation.takes.items()
-        if kind.endswith("?") and found[role].default is inspect.Parameter.empty
+        f"{name} needs '{role}', which may be left out"
+        for role, kind in takes.items()
+        if kind.endswith("?") and role not in always and found[role].default is inspect.Parameter.empty
     ]
 
 

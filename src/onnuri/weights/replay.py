@@ -8,6 +8,7 @@ that is done after it. What lies between the blocks is computed each time, so th
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,8 +35,7 @@ class Replay:
         called: list[str] = []
         with ExitStack() as hooks:
             for name, block in self.blocks.items():
-                handle = block.register_forward_pre_hook(lambda module, inputs, name=name: called.append(name))
-                hooks.callback(handle.remove)
+                hooks.callback(block.register_forward_pre_hook(partial(note, called, name)).remove)
             self.run(0)
         return called if called == [name for name in self.blocks if name in called] else []
 
@@ -74,6 +74,10 @@ class Replay:
         size = sum(value.nbytes for value in tree_leaves(output) if isinstance(value, Tensor))
         if self.bytes + size <= HELD:
             self.given[key], self.bytes = deepcopy(output), self.bytes + size
+
+
+def note(called: list[str], name: str, module: nn.Module, inputs: Sequence[Any]) -> None:
+    called.append(name)
 
 
 def stop(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
