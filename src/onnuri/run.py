@@ -309,7 +309,7 @@ def reopened(result: Result, tensors: str) -> dict[str, Any]:
 
     assert result.model is not None
     text = "tensors that differ after saving and opening again"
-    return kept(Promise(text, "at most", 0.0, lambda *_: 0.0), float(tensor_digest(result.model.net) != tensors))
+    return judged(Promise(text, "at most", 0.0, lambda *_: 0.0), float(tensor_digest(result.model.net) != tensors))
 
 
 def anew(operation: Operation, inputs: dict[str, str], data: Data) -> dict[str, Any]:
@@ -325,10 +325,11 @@ def promises_of(
 ) -> list[dict[str, Any]]:
     """Every promise that applies, measured on the reopened result against the inputs."""
     found = [(promise, promise.measure(settings, fresh, result)) for promise in operation.promises]
-    return [kept(promise, value) for promise, value in found if value is not None]
+    return [judged(promise, value) for promise, value in found if value is not None]
 
 
-def kept(promise: Promise, value: float) -> dict[str, Any]:
+def judged(promise: Promise, value: float) -> dict[str, Any]:
+    """What the ledger says of a promise that was measured."""
     right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
     return {"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right}
 

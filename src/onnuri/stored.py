@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .claims import open_session
 from .errors import BadInput, Refusal
-from .hub import check_folder
+from .hub import check_folder, guarded
 from .model import OWN, OWN_FILE, PRUNED, copy_foreign, is_hidden
 from .weights.adapters import is_adapter
 from .weights.compressed_tensors import is_compressed
@@ -126,7 +126,7 @@ def first_unlike_file(one: Path, other: Path) -> str | None:
             continue
         if path.suffix != ".json":
             return str(inside)
-        entries = [json.loads(each.read_bytes()) for each in (path, other / inside)]
+        entries = [guarded(lambda place: json.loads(place.read_bytes()), each) for each in (path, other / inside)]
         if not all(isinstance(each, dict) for each in entries):
             return str(inside)
         names = [name for name in (entries[0] | entries[1]) if entries[0].get(name) != entries[1].get(name)]

@@ -116,6 +116,7 @@ def config(folder: Path, **entries) -> None:
     ("spoil", "says"),
     [
         (lambda f: config(f, rms_norm_eps=0.5), "do not say the same in config.json: rms_norm_eps"),
+        (lambda f: (f / "tokenizer_config.json").write_text("{"), "tokenizer_config.json"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "do not say the same in tokenizer.json"),
         (lambda f: (f / "onnuri").mkdir() or save_file({}, f / "onnuri/packed.safetensors"), "its weights are packed"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no tensor"),

@@ -41,9 +41,9 @@ class Replay:
 
     def look(self, number: int, at: str | None) -> None:
         """Run batch `number` as far as the block `at` needs it, wholly for None. The blocks before it must be done."""
-        before = self.order[: self.order.index(at)] if at in self.order else self.order if at is None else []
+        done = len(self.order) if at is None else self.order.index(at) if at in self.order else 0
         with ExitStack() as ways:
-            for name in before:
+            for name in self.order[:done]:
                 ways.enter_context(self.kept(name, number))
             if at in self.order:
                 ways.callback(self.blocks[at].register_forward_hook(stop).remove)
