@@ -57,12 +57,13 @@ class Graph(nn.Module):
         return values.float(), mask
 
 
-def trace(model: Model, records: Records, opset: int):
-    """The ONNX graph of `model`. Which axes may change is seen from batches of unlike records."""
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise needs_extra("export", "onnxscript") from None
+Changing = dict[str, dict[int, int]]
+"""{entry of a batch: {axis behind the first: the largest size seen}} of the axes that differ between batches."""
+
+
+def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
+    """The largest of several batches of unlike records, and which of their axes change; answers are left out where the
+    questions suffice."""
     question = model.family.fields(model.assets)[0]
     records = records.some(64)
     batches = [
@@ -70,10 +71,26 @@ def trace(model: Model, records: Records, opset: int):
         for i in range(0, max(1, len(records) - 4), 4)
     ]
     batches.append(without_answers(model, records, slice(0, 3), question, short=True))
-    example = max(batches, key=lambda batch: sum(t.numel() for t in batch.values()))
+    sizes = {
+        name: {axis: [batch[name].shape[axis] for batch in batches] for axis in range(1, value.dim())}
+        for name, value in batches[0].items()
+    }
+    changing = {
+        name: {axis: max(found) for axis, found in each.items() if len(set(found)) > 1} for name, each in sizes.items()
+    }
+    return max(batches, key=lambda batch: sum(t.numel() for t in batch.values())), changing
+
+
+def trace(model: Model, records: Records, opset: int):
+    """The ONNX graph of `model`. Which axes may change is seen from batches of unlike records."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise needs_extra("export", "onnxscript") from None
+    example, changing = seen_batch(model, records)
     axes = {
-        name: {axis: torch.export.Dim.DYNAMIC for axis in range(t.dim()) if axis == 0 or varies(batches, name, axis)}
-        for name, t in example.items()
+        name: {axis: torch.export.Dim.DYNAMIC for axis in (0, *sizes) if axis < example[name].dim()}
+        for name, sizes in changing.items()
     }
     graph = traced(model, example, axes, opset)
     for part in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.functions]:
@@ -164,10 +181,6 @@ def without_answers(model: Model, records: Records, part: slice, question: dict,
 def shortened(record: Record) -> Record:
     """A record whose texts are cut: where all texts fill a model to its limit, none would be seen to vary."""
     return {name: value[:8] if isinstance(value, str) else value for name, value in record.items()}
-
-
-def varies(batches: list[dict], name: str, axis: int) -> bool:
-    return len({batch[name].shape[axis] for batch in batches}) > 1
 
 
 def pack_initializers(graph) -> None:

@@ -24,7 +24,7 @@ RESAMPLED = 4096  # records in one of them
 RESAMPLES = 200  # bootstrap samples of the records
 DRAWN = 2000  # pictures that a model makes to be judged: a distance needs no more, and each may take seconds
 LATENCY_RUNS = 50
-WEIGHTS = (".safetensors", ".onnx", ".gguf", ".txt", ".xml", ".bin", ".js")
+WEIGHTS = (".safetensors", ".onnx", ".gguf", ".txt", ".xml", ".bin", ".js", ".pte")
 LATENCY_SECONDS = 1.0
 
 

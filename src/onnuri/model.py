@@ -34,7 +34,8 @@ from .weights.packed import packed_numbers
 
 PRUNED = "onnuri/pruned.json"
 RANKS = "onnuri/ranks.json"
-WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", *PICKLES)
+TIES = "onnuri/ties.json"
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", ".pte", *PICKLES)
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
 
@@ -142,6 +143,7 @@ class Model:
 def open_model(folder: Path | str) -> Model:
     """Open any model folder. BadInput unless exactly one family claims it and every tensor is there."""
     from .weights.packed_file import load_packed, put_ranks
+    from .weights.sharing import put_ties
 
     folder = Path(folder)
     check_folder(folder)
@@ -155,6 +157,8 @@ def open_model(folder: Path | str) -> Model:
         net, assets = guarded(lambda path: read_compressed(lambda place: read_net(family, place, False), path), folder)
     else:
         net, assets = read_net(family, folder, packed.exists() or session is not None)
+    if (folder / TIES).exists():
+        put_ties(net, folder / TIES)
     if session:
         if (folder / RANKS).exists():
             put_ranks(net, folder / RANKS)
@@ -194,6 +198,7 @@ def write_model(model: Model, folder: Path) -> None:
     functions that are not baked in."""
     from .weights.attach import is_packed, require_baked
     from .weights.packed_file import needs_own_file, save_packed, write_ranks
+    from .weights.sharing import write_ties
 
     (folder / OWN).mkdir(parents=True, exist_ok=True)
     if model.base:
@@ -209,12 +214,14 @@ def write_model(model: Model, folder: Path) -> None:
     if session:
         session.save(folder)
         write_ranks(session.original, folder / RANKS)
+        write_ties(session.original, folder / TIES)
     if model.pruned:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
     if own and not foreign:
         save_packed(model.net, folder / OWN_FILE)
+        write_ties(model.net, folder / TIES)
     if model.folder:
         copy_foreign(model.folder, folder)
 
@@ -266,8 +273,9 @@ def count_parameters(net: nn.Module) -> int:
 
 
 def stored_bytes(net: nn.Module) -> int:
-    """Bytes of all the tensors that the net stores; what a file of them needs at least."""
-    return sum(value.nbytes for value in net.state_dict().values() if isinstance(value, Tensor) and not value.is_meta)
+    """Bytes of all the tensors that the net stores, tied ones once; what a file of them needs at least."""
+    values = {id(value): value for value in net.state_dict(keep_vars=True).values()}
+    return sum(value.nbytes for value in values.values() if isinstance(value, Tensor) and not value.is_meta)
 
 
 def without_tensors(net: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Bake an adapter, or packed matrices, into plain weights: a folder that every tool opens.
+"""Bake an adapter, or packed, factored or shared weights, into plain ones: a folder that every tool opens.
 
 The update is added to its matrix in fp32 and stored in the base's own type. What was baked in is kept beside the weights, so
 that it can be taken out again.
@@ -18,16 +18,19 @@ from ..weights.adapters import parts_of
 from ..weights.attach import bake, is_attached, stacks, unrounded, updates
 from ..weights.lowrank import LowRank
 from ..weights.matrices import Weight, weights
+from ..weights.sharing import block_ties, untie
 
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The same model with plain weights."""
-    if not is_attached(model.net):
+    if not is_attached(model.net) and not block_ties(model.net):
         raise Refusal("nothing to bake: the weights of this model are plain", "adapt it first, or use it as it is")
     if unrounded(model.net) is not model.net:
         log.warn("this model computes in integers; baked it computes in float")
     parts, changed = parts_of(model.net), set(updates(model.net))
     bake(model.net)
+    if not parts:  # those of an adapter are known by the first names of what is shared, and can be taken out again
+        untie(model.net)
     pruned = tuple(name for name in model.pruned if name not in changed)
     return Result(model=replace(model, base=None, folder=model.files, baked=parts or model.baked, pruned=pruned))
 

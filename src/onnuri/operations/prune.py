@@ -17,13 +17,13 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..blocks import even, rows_of, with_blocks
 from ..data import Data, Records
 from ..errors import BadSettings, Refusal
 from ..family import Size
-from ..model import Model, count_parameters
+from ..model import Model
 from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
@@ -346,7 +346,12 @@ def parameters_left(settings: Settings, inputs: dict, result: Result) -> float |
     assert result.model is not None
     if settings.units == "numbers":
         return None
-    return count_parameters(result.model.net) / count_parameters(inputs["model"].net)
+    return held(result.model.net) / held(inputs["model"].net)
+
+
+def held(net: nn.Module) -> int:
+    """Parameters, those that several blocks share once for each."""
+    return sum(parameter.numel() for _, parameter in net.named_parameters(remove_duplicate=False))
 
 
 def units_too_many(settings: Settings, inputs: dict, result: Result) -> float | None:

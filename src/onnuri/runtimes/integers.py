@@ -37,13 +37,18 @@ Open = Callable[[Any, str], Session]
 
 
 def quickest(model: Model, records: Records, choice: Choice, ways: dict[str, Make], begin: Open, log: Log) -> Session:
-    """Of the `ways` to compute the net in integers the one that is quickest on this machine. `begin`: (graph, way) -> what
-    executes it. Refusal where no way leads to integers, or to nearly the same answers."""
+    """Of the `ways` to compute the net's ONNX graph in integers that which `kept` keeps. `begin`: (graph, way) -> what executes
+    it. Refusal where no way leads to integers, or to nearly the same answers."""
     plain = in_float(model)
     graph = graph_of(plain, records, choice.opset)
     whole = begin(graph, "")
-    made = candidates(plain, graph, records, ways, begin)
-    gaps = {way: gap(with_net(model, whole), with_net(model, net), records.some(64)) for way, net in made.items()}
+    return kept(plain, whole, candidates(plain, graph, records, ways, begin), records, log)
+
+
+def kept(plain: Model, whole: Session, made: dict[str, Session], records: Records, log: Log) -> Session:
+    """Of those that were `made` the one that is quickest on this machine, beside the `whole` in fp32. Refusal where none gives
+    nearly the same answers."""
+    gaps = {way: gap(with_net(plain, whole), with_net(plain, net), records.some(64)) for way, net in made.items()}
     right = {way: made[way] for way, apart in gaps.items() if apart <= MARGIN * ALLOWED["int8"]}
     if not right:
         raise Refusal(
@@ -69,12 +74,15 @@ def candidates(plain: Model, graph: Any, records: Records, ways: dict[str, Make]
         except Exception as error:  # whatever a graph has that a quantizer did not think of
             faults.append(f"{way}: {root_cause(error)}")
     if not made:
-        told = "; ".join(faults) or "it has no matrices and no tables"
-        raise Refusal(
-            f"nothing of this net can be computed in integers of 8 bits ({told})",
-            "export it in fp32; quantize makes a packed file of it",
-        )
+        raise no_integers("; ".join(faults) or "it has no matrices and no tables")
     return made
+
+
+def no_integers(why: str) -> Refusal:
+    return Refusal(
+        f"nothing of this net can be computed in integers of 8 bits ({why})",
+        "export it in fp32; quantize makes a packed file of it",
+    )
 
 
 def batches_of(model: Model, records: Records, size: int) -> list[Batch]:

@@ -63,6 +63,8 @@ def weights(net: nn.Module, *roles: Role) -> list[Weight]:
     homes: dict[int, list[tuple[nn.Module, str]]] = {}
     first: dict[int, str] = {}
     for path, module, attribute, key in stored(net):
+        if dimensions(module, attribute) < 2:
+            continue
         if (module, attribute) not in homes.setdefault(key, []):  # a module may bear two names
             homes[key].append((module, attribute))
         first.setdefault(key, f"{path}.{attribute}" if path else attribute)
@@ -71,14 +73,14 @@ def weights(net: nn.Module, *roles: Role) -> list[Weight]:
 
 
 def stored(net: nn.Module) -> Iterator[tuple[str, nn.Module, str, int]]:
-    """(path, module, attribute, identity) for each tensor of two dimensions or more, attached ones included."""
+    """(path, module, attribute, identity) for each place of a parameter, attached ones included."""
     from .attach import Stack, stacks
 
     for path, module in net.named_modules(remove_duplicate=False):
         if isinstance(module, Stack) or ".attached." in f".{path}.":
             continue
         for attribute, parameter in module._parameters.items():
-            if parameter is not None and parameter.dim() >= 2:
+            if parameter is not None:
                 yield path, module, attribute, id(parameter)
         for attribute, stack in stacks(module).items():
             yield path, module, attribute, id(stack)

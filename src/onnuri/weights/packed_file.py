@@ -1,4 +1,4 @@
-"""The file of a packed or factored net, `onnuri/packed.safetensors`: codes and scales, factors, every other tensor as it is.
+"""The file of a packed, factored or shared net, `onnuri/packed.safetensors`: codes and scales, factors, other tensors as they are.
 
 Never under a file name that other tools would open: they would read the codes as weights, and miss those that are factored.
 """
@@ -17,6 +17,7 @@ from .attach import SLOT, factored_weights, packed_weights, put_stack
 from .factored import Factored
 from .matrices import Weight, weights
 from .packed import FORMATS, Packed, packed_tensors
+from .sharing import block_ties
 
 SIDES = ("left", "right")
 
@@ -34,7 +35,7 @@ def plain_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 def needs_own_file(net: nn.Module) -> bool:
     """Whether the net stores what no other tool would understand."""
-    return any(isinstance(module, (Packed, Factored)) for module in net.modules())
+    return any(isinstance(module, (Packed, Factored)) for module in net.modules()) or bool(block_ties(net))
 
 
 def tensor_bytes(net: nn.Module) -> int:

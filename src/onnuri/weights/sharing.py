@@ -1,0 +1,76 @@
+"""Tensors in which several places of a net agree: one parameter in memory, stored once, tied again when a folder is opened.
+
+Many designs tie a table to a head by themselves; blocks that share their tensors no library knows, so that a folder says
+which do.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import BadInput
+from ..hub import read_json
+from .matrices import stored
+
+Ties = dict[str, str]
+"""{name of a tensor: the first name of the one that stands in its place}"""
+
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+def ties(net: nn.Module) -> Ties:
+    """Every further name of a tensor that has several, those of one module under two names left out."""
+    first: dict[int, tuple[str, nn.Module]] = {}
+    found: Ties = {}
+    for path, module, attribute, key in stored(net):
+        name = f"{path}.{attribute}" if path else attribute
+        earlier, owner = first.setdefault(key, (name, module))
+        if earlier != name and owner is not module:
+            found[name] = earlier
+    return found
+
+
+def block_ties(net: nn.Module) -> Ties:
+    """Those between places whose names differ in numbers alone, as those of blocks in a row do."""
+    return {name: first for name, first in ties(net).items() if NUMBER.sub("*", name) == NUMBER.sub("*", first)}
+
+
+def tie(net: nn.Module, wanted: Mapping[str, str]) -> None:
+    """Put the first tensor in the place of each that shares it, in a net of plain parameters."""
+    known = dict(net.named_parameters(remove_duplicate=False))
+    for name, first in wanted.items():
+        put(net, name, known[first])
+
+
+def untie(net: nn.Module) -> None:
+    """Give every block tensors of its own again, equal to those that it shared."""
+    known = dict(net.named_parameters(remove_duplicate=False))
+    for name in block_ties(net).keys() & known.keys():
+        put(net, name, nn.Parameter(known[name].detach().clone(), known[name].requires_grad))
+
+
+def put(net: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    path, _, attribute = name.rpartition(".")
+    setattr(net.get_submodule(path), attribute, parameter)
+
+
+# ------------------------------------------------------------------------------------------------------------ on disk
+
+
+def write_ties(net: nn.Module, path: Path) -> None:
+    """Which tensors of blocks are one; no file where none are."""
+    if found := block_ties(net):
+        path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def put_ties(net: nn.Module, path: Path) -> None:
+    """Tie a net that was read without numbers as `write_ties` says. BadInput where it has no such tensors."""
+    known, wanted = dict(net.named_parameters(remove_duplicate=False)), read_json(path)
+    for name, first in wanted.items():
+        alike = type(first) is str and name in known and first in known and known[name].shape == known[first].shape
+        if not alike or NUMBER.sub("*", name) != NUMBER.sub("*", first):
+            raise BadInput(f"{path}: {name[:80]} and {str(first)[:80]} are not the same tensor of two blocks")
+    tie(net, wanted)
