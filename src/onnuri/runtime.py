@@ -40,3 +40,6 @@ class Runtime:
 
     open: Callable[[Path], Session]
     """A model folder that holds the artefact -> what executes it; BadInput where it cannot be run."""
+
+    elsewhere: bool = False
+    """Whether what it makes is meant for other machines than this: how fast it is here says nothing then."""

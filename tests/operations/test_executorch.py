@@ -15,7 +15,7 @@ from onnuri.runtime import ALLOWED
 from onnuri.sources import open_data
 
 pytest.importorskip("executorch")
-from onnuri.runtimes import executorch as runtime  # noqa: E402
+from onnuri.runtimes import executorch as runtime
 
 NETS = [name for name in registry.entries("families") if name != "forest"]
 WINE = "builtin:wine"
@@ -86,7 +86,9 @@ def test_a_record_that_is_too_long_is_told_of():
 def test_what_is_damaged_or_unknown_is_one_message(table, tmp_path):
     done = onnuri("export", table, "--data", WINE, "--to", "executorch", "--out", tmp_path / "x")
     assert done.code == 0 and "cpuinfo" not in done.err and "torchao" not in done.err
-    said = refused(onnuri("export", table, "--data", WINE, "--to", "executorch", "--precision", "int4", "--out", tmp_path / "y"))
+    said = refused(
+        onnuri("export", table, "--data", WINE, "--to", "executorch", "--precision", "int4", "--out", tmp_path / "y")
+    )
     assert "does not compute in int4" in said
     inputs = tmp_path / "x" / runtime.INPUTS
     inputs.write_text('{"numbers": "many"}')

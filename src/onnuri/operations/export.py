@@ -1,6 +1,7 @@
 """Write a model for another runtime, with the same answers as the original.
 
-The runtimes are those that are registered; each says in which precisions it computes, and makes what it executes.
+The runtimes are those that are registered; each says in which precisions it computes, and makes what it executes. Which is quickest
+depends on the model and on the machine, so that `fastest` makes what each of them would execute here, and times it on an answer.
 """
 
 from collections.abc import Callable
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .. import encoding, measure, registry
-from ..data import Data
-from ..errors import BadSettings, Refusal
+from ..data import Data, Records
+from ..errors import BadSettings, OnnuriError, Refusal
 from ..family import Session
 from ..graph import OPSETS, in_float
 from ..model import Model, count_parameters, with_net, without_tensors
@@ -20,14 +21,16 @@ from ..runtime import ALLOWED, Precision, Runtime
 from ..weights.attach import packed_weights
 from ..weights.packed import ROUNDING
 
+FASTEST = "fastest"
 if TYPE_CHECKING:
     RuntimeName = str
 else:
-    RuntimeName = Literal[tuple(registry.entries("runtimes"))]
+    RuntimeName = Literal[(*registry.entries("runtimes"), FASTEST)]
+TIMED = 16  # records that are answered one by one
 
 
 class Settings(Base):
-    to: RuntimeName = Field("onnx", description="the runtime to write for")
+    to: RuntimeName = Field("onnx", description="the runtime to write for; fastest: that which answers soonest here")
     precision: Precision = Field("fp32", description="what the runtime computes in")
     opset: int = Field(
         20,
@@ -45,16 +48,45 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         raise Refusal(
             "this model holds no tensors that a graph could compute with", "predict and evaluate run it as it is"
         )
-    runtime = registry.runtime(settings.to)
-    require_effect(settings, runtime)
+    if settings.to != FASTEST:
+        require_effect(settings, registry.runtime(settings.to))
     if any(base.scheme in ROUNDING for _, base in packed_weights(model.net).values()):
         log.warn(
-            f"{settings.to} computes in float what this model computes in integers: its answers are those of scheme int8"
+            "another runtime computes in float what this model computes in integers: its answers are those of scheme int8"
         )
-    log.progress(0, 1, f"writing for {settings.to}")
-    session = runtime.make(model, data.split("train"), settings, log)
-    session.original = without_tensors(in_float(model).net)
-    return Result(model=with_net(model, session))
+    records = data.split("train")
+    if settings.to == FASTEST:
+        result = fastest(settings, log, model, records)
+    else:
+        log.progress(0, 1, f"writing for {settings.to}")
+        result = Result(model=with_net(model, registry.runtime(settings.to).make(model, records, settings, log)))
+    assert result.model is not None and isinstance(result.model.net, Session)
+    result.model.net.original = without_tensors(in_float(model).net)
+    return result
+
+
+def fastest(settings: Settings, log: Log, model: Model, records: Records) -> Result:
+    """By the runtime that answers one record soonest, of those for this machine that can compute the net in the precision."""
+    runtimes = [registry.runtime(name) for name in registry.entries("runtimes")]
+    asked = [one for one in runtimes if settings.precision in one.precisions and not one.elsewhere]
+    made: dict[str, Model] = {}
+    faults: list[str] = []
+    for number, runtime in enumerate(asked):
+        log.progress(number, len(asked), f"writing for {runtime.name}")
+        try:
+            made[runtime.name] = with_net(model, runtime.make(model, records, settings, log))
+        except OnnuriError as error:  # its library is not there, or the net is none for it
+            faults.append(f"{runtime.name}: {str(error).splitlines()[0]}")
+    if not made:
+        raise Refusal(f"no runtime here computes this net in {settings.precision} ({'; '.join(faults)})", "another one")
+    some = records.some(TIMED).list()
+    times = {name: measure.latency(one, some, 0)["p50"] for name, one in {"torch": model, **made}.items()}
+    best = min(made, key=times.__getitem__)
+    if times["torch"] <= times[best]:
+        log.warn(f"torch is quicker here: {times['torch']:.3g} ms an answer, {best} {times[best]:.3g}")
+    if faults:
+        log.warn(f"left out: {'; '.join(faults)}")
+    return Result(model=made[best], bars={"milliseconds of an answer": times})
 
 
 def require_effect(settings: Settings, runtime: Runtime) -> None:

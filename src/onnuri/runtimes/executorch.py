@@ -242,4 +242,4 @@ def open_folder(folder: Path) -> ExecutorchSession:
     return ExecutorchSession((folder / ARTEFACT).read_bytes(), inputs)
 
 
-RUNTIME = Runtime("executorch", ARTEFACT, ("fp32", "int8"), range(0), make, open_folder)
+RUNTIME = Runtime("executorch", ARTEFACT, ("fp32", "int8"), range(0), make, open_folder, elsewhere=True)

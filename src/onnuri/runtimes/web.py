@@ -240,4 +240,4 @@ def plain(value: Any) -> Any:
     return {"height": height, "width": width, "channels": channels, "data": data}
 
 
-RUNTIME = Runtime("web", ARTEFACT, ("fp32",), OPSETS, make, open_folder)
+RUNTIME = Runtime("web", ARTEFACT, ("fp32",), OPSETS, make, open_folder, elsewhere=True)
