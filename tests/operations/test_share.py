@@ -40,12 +40,12 @@ def shared(name: str, **given) -> Model:
 @pytest.mark.parametrize(
     ("length", "count", "order", "wanted"),
     [
-        (4, 2, "sequence", [0, 0, 2, 2]),
-        (5, 2, "sequence", [0, 0, 0, 3, 3]),
-        (5, 3, "sequence", [0, 0, 2, 2, 4]),
-        (7, 3, "sequence", [0, 0, 0, 3, 3, 5, 5]),
+        (4, 2, "neighbors", [0, 0, 2, 2]),
+        (5, 2, "neighbors", [0, 0, 0, 3, 3]),
+        (5, 3, "neighbors", [0, 0, 2, 2, 4]),
+        (7, 3, "neighbors", [0, 0, 0, 3, 3, 5, 5]),
         (5, 2, "cycle", [0, 1, 0, 1, 0]),
-        (3, 1, "sequence", [0, 0, 0]),
+        (3, 1, "neighbors", [0, 0, 0]),
         (3, 1, "cycle", [0, 0, 0]),
     ],
 )

@@ -95,9 +95,9 @@ def telling(counts: Sequence[np.ndarray]) -> np.ndarray:
     whole = np.sum(counts, axis=0)
     squares = np.zeros(len(whole))
     for mine in counts:
-        share = np.clip(mine.sum() / max(whole.sum(), 1), 1e-6, 1 - 1e-6)
-        ratio = (mine / share + 2) / ((whole - mine) / (1 - share) + 2)  # each count begins with one, shared out
-        squares += share * np.log(ratio) ** 2
+        part = np.clip(mine.sum() / max(whole.sum(), 1), 1e-6, 1 - 1e-6)
+        ratio = (mine / part + 2) / ((whole - mine) / (1 - part) + 2)  # each count begins with one, shared out
+        squares += part * np.log(ratio) ** 2
     typical = (whole * squares).sum() / max(whole.sum(), 1)
     return np.sqrt(squares / typical if typical > 0 else np.ones_like(squares)).astype(np.float32)
 

@@ -17,7 +17,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..blocks import even, rows_of, with_blocks
 from ..data import Data, Records
@@ -32,6 +32,7 @@ from ..weights.calibration import in_turn, looked_at, second_moments
 from ..weights.gptq import BLOCK, sparse
 from ..weights.matrices import Weight, weights
 from ..weights.ranking import by_change, by_cost, by_input, by_load, by_size
+from ..weights.sharing import unshared_numbers
 from ..weights.units import (
     TOLERANCE,
     Cut,
@@ -346,12 +347,7 @@ def parameters_left(settings: Settings, inputs: dict, result: Result) -> float |
     assert result.model is not None
     if settings.units == "numbers":
         return None
-    return held(result.model.net) / held(inputs["model"].net)
-
-
-def held(net: nn.Module) -> int:
-    """Parameters, those that several blocks share once for each."""
-    return sum(parameter.numel() for _, parameter in net.named_parameters(remove_duplicate=False))
+    return unshared_numbers(result.model.net) / unshared_numbers(inputs["model"].net)
 
 
 def units_too_many(settings: Settings, inputs: dict, result: Result) -> float | None:

@@ -1,8 +1,8 @@
 """Let blocks share their tensors: several blocks of a row compute with one set of numbers, stored and held once.
 
-The net stays as deep as it was, and takes as long to compute. Which blocks share: neighbours (`sequence`: 1 1 2 2), or those that
-stand alike in each round (`cycle`: 1 2 1 2), as Takase & Kiyono (arXiv:2104.06022) compare them; all in one set is ALBERT's way
-(Lan et al., arXiv:1909.11942). A shared tensor begins as the mean of those that it stands for, or as the first of them (Bae et
+The net stays as deep as it was, and takes as long to compute. Which blocks share: neighbors (`neighbors`: 1 1 2 2), or those that
+stand alike in each round (`cycle`: 1 2 1 2), as Takase & Kiyono (arXiv:2104.06022) compare them; all in one set is the way of Lan
+et al. (arXiv:1909.11942). A shared tensor begins as the mean of those that it stands for, or as the first of them (Bae et
 al., arXiv:2410.20672), whichever leaves the outputs nearer on the records. Much is lost at first and learnt back by `train`, which
 trains what is shared as one. What a block has no parameters for, its place in a cache or its statistics, stays its own.
 """
@@ -34,8 +34,8 @@ Start = Literal["mean", "first"]
 
 class Settings(Base):
     size: float = Field(0.5, gt=0, lt=1, description="share of the blocks of a row that keep tensors of their own")
-    order: Literal["sequence", "cycle"] = Field(
-        "sequence", description="neighbours share, or those of equal place in each round"
+    order: Literal["neighbors", "cycle"] = Field(
+        "neighbors", description="neighbors share, or those of equal place in each round"
     )
     start: Literal["best", "mean", "first"] = Field(
         "best", description="what a shared tensor begins as; best: what leaves the outputs nearer"
@@ -176,5 +176,5 @@ OPERATION = Operation(
         ),
         Promise("distance of a shared number from what it begins as, in units of rounding", "at most", 1.0, distance),
     ),
-    (Way("design", {"size": (0.5, 0.34), "order": ("sequence", "cycle")}),),
+    (Way("design", {"size": (0.5, 0.34), "order": ("neighbors", "cycle")}),),
 )

@@ -38,6 +38,12 @@ def block_ties(net: nn.Module) -> Ties:
     return {name: first for name, first in ties(net).items() if NUMBER.sub("*", name) == NUMBER.sub("*", first)}
 
 
+def unshared_numbers(net: nn.Module) -> int:
+    """How many parameters a net of plain ones would have if each block had its own."""
+    shared = sum(net.get_parameter(name).numel() for name in block_ties(net))
+    return shared + sum(parameter.numel() for parameter in net.parameters())
+
+
 def tie(net: nn.Module, wanted: Mapping[str, str]) -> None:
     """Put the first tensor in the place of each that shares it, in a net of plain parameters."""
     known = dict(net.named_parameters(remove_duplicate=False))
