@@ -19,10 +19,15 @@ PARAMETERS, BUFFERS, MODULES = 2**22, 2**26, 2**17
 
 
 @contextmanager
-def bounded(folder: Path) -> Iterator[None]:
-    """BadInput as soon as a net is built meanwhile that is larger than the files of `folder` allow."""
+def bounded(folder: Path, shared: int = 1) -> Iterator[None]:
+    """BadInput as soon as a net is built meanwhile that is larger than the files of `folder` allow. `shared`: how many places
+    of the net one stored tensor stands for at most."""
     stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    room = {"parameters": TIMES * stored + PARAMETERS, "buffers": TIMES * stored + BUFFERS, "modules": stored + MODULES}
+    room = {
+        "parameters": TIMES * stored * shared + PARAMETERS,
+        "buffers": TIMES * stored + BUFFERS,
+        "modules": stored + MODULES,
+    }
 
     def spend(what: str, amount: int) -> None:
         room[what] -= amount

@@ -62,8 +62,8 @@ Changing = dict[str, dict[int, int]]
 
 
 def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
-    """The largest of several batches of unlike records, and which of their axes change; answers are left out where the
-    questions suffice."""
+    """The largest of several batches of unlike records, answers left out where the questions suffice; and which axes change, with
+    the answers too: what a model writes goes on from its question."""
     question = model.family.fields(model.assets)[0]
     records = records.some(64)
     batches = [
@@ -71,8 +71,9 @@ def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
         for i in range(0, max(1, len(records) - 4), 4)
     ]
     batches.append(without_answers(model, records, slice(0, 3), question, short=True))
+    whole = model.collate(records.list())
     sizes = {
-        name: {axis: [batch[name].shape[axis] for batch in batches] for axis in range(1, value.dim())}
+        name: {axis: [batch[name].shape[axis] for batch in (*batches, whole)] for axis in range(1, value.dim())}
         for name, value in batches[0].items()
     }
     changing = {

@@ -40,7 +40,7 @@ OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
 
 OWN_FILE = f"{OWN}/packed.safetensors"
-"""Where the weights lie that are packed or factored."""
+"""Where the weights lie that are packed, factored or shared by blocks."""
 
 
 @dataclass
@@ -157,7 +157,7 @@ def open_model(folder: Path | str) -> Model:
         net, assets = guarded(lambda path: read_compressed(lambda place: read_net(family, place, False), path), folder)
     else:
         net, assets = read_net(family, folder, packed.exists() or session is not None)
-    if (folder / TIES).exists():
+    if (folder / TIES).exists() and (session or packed.exists()):
         put_ties(net, folder / TIES)
     if session:
         if (folder / RANKS).exists():
@@ -172,7 +172,9 @@ def open_model(folder: Path | str) -> Model:
 
 def read_net(family: Family, folder: Path, empty: bool) -> tuple[nn.Module, Any]:
     """What the family reads, not much larger than what the folder stores."""
-    with bounded(folder):
+    from .weights.sharing import most_places
+
+    with bounded(folder, most_places(folder / TIES)):
         return guarded(family.read, folder, empty)
 
 
@@ -193,9 +195,9 @@ def read_pruned(folder: Path) -> tuple[str, ...]:
 
 
 def write_model(model: Model, folder: Path) -> None:
-    """Write the model into an existing empty folder: the family's files, the packed or factored weights if any, and every foreign
-    file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net with other
-    functions that are not baked in."""
+    """Write the model into an existing empty folder: the family's files, our own file of weights where no other tool would read
+    them, and every foreign file of the folder that it was opened from; of an adapter the updates alone. Raises Refusal for a net
+    with other functions that are not baked in."""
     from .weights.attach import is_packed, require_baked
     from .weights.packed_file import needs_own_file, save_packed, write_ranks
     from .weights.sharing import write_ties

@@ -61,7 +61,7 @@ def body(folder: Path, settings: Any, data: Data):
         return open_model(folder)
     if (folder / OWN_FILE).exists():
         raise Refusal(
-            "the weights of this folder are packed or factored: no other head can be put on them",
+            "the weights of this folder are packed, factored or shared by blocks: no other head can be put on them",
             "onnuri bake, then train the result; or the model that it was made from",
         )
     generator = torch.Generator().manual_seed(mix(settings.seed, 0))

@@ -59,7 +59,7 @@ class Stored(Mapping[str, Tensor]):
 def require_plain_files(folder: Path) -> None:
     """Refusal unless the folder's weights are all in .safetensors files as a net stores them."""
     odd = "an adapter on a base" if is_adapter(folder) else ""
-    odd = odd or "packed" * ((folder / OWN_FILE).exists() or is_compressed(folder))
+    odd = odd or "packed, factored or shared by blocks" * ((folder / OWN_FILE).exists() or is_compressed(folder))
     odd = odd or "pruned, which only a net can keep" * (folder / PRUNED).exists()
     if odd or open_session(folder) is not None:
         raise Refusal(f"{folder}: its weights are {odd or 'in the file of another runtime'}", "onnuri bake, or --data")

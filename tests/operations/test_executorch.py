@@ -106,3 +106,16 @@ def test_a_net_that_no_program_can_say_is_refused():
     model = Model(family, *family.start(family.tiny(), data.records, torch.Generator().manual_seed(0)))
     with pytest.raises(Refusal, match="ExecuTorch cannot make a program"):
         runtime.make(model, data.split("train"), Settings(to="executorch"), Quiet())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_language_model_writes_on_from_its_questions(precision, tmp_path):
+    """Records with a prompt: what is written is longer than what was asked."""
+    rows = [{"prompt": f"{n} and {m} is", "text": str(n + m)} for n in range(12) for m in range(12)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = {"data": str(tmp_path / "sums.jsonl")}
+    config = registry.family("causal_lm").tiny()
+    run.execute("train", {"family": "causal_lm", "config": config, "steps": 6}, data, tmp_path / "m", quiet=True)
+    settings, inputs = {"to": "executorch", "precision": precision}, data | {"model": str(tmp_path / "m")}
+    line = run.execute("export", settings, inputs, tmp_path / "x", quiet=True)
+    assert all(promise["kept"] for promise in line["promises"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from onnuri import measure, run
-from onnuri.errors import Refusal
+from onnuri.errors import BadSettings, Refusal
 from onnuri.graph import optimize, rename
 
 ort = pytest.importorskip("onnxruntime")
@@ -65,7 +65,7 @@ def test_what_answers_soonest_is_kept(wine, tmp_path, monkeypatch):
 
 
 def test_where_no_runtime_can_it_is_refused(wine, tmp_path):
-    with pytest.raises(Refusal, match="no runtime here computes this net in int4"):
+    with pytest.raises(Refusal, match="no runtime here computes this net in int4: gguf"):
         run.execute(
             "export",
             {"to": "fastest", "precision": "int4"},
@@ -73,3 +73,9 @@ def test_where_no_runtime_can_it_is_refused(wine, tmp_path):
             tmp_path / "x",
             quiet=True,
         )
+
+
+def test_a_setting_that_no_runtime_knows_is_refused(wine, tmp_path):
+    settings = {"to": "fastest", "precision": "int4", "opset": 18}
+    with pytest.raises(BadSettings, match="reads no ONNX"):
+        run.execute("export", settings, {"model": str(wine), "data": "builtin:wine"}, tmp_path / "x", quiet=True)

@@ -235,7 +235,7 @@ def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
 
 
 def tiny() -> dict:
-    return {"design": "lstm", "width": 16, "layers": 2, "patch": 4, "dropout": 0.0}
+    return {"design": "lstm", "width": 16, "layers": 3, "patch": 4, "dropout": 0.0}
 
 
 FAMILY = Family(

@@ -29,10 +29,21 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         log.warn("this model computes in integers; baked it computes in float")
     parts, changed = parts_of(model.net), set(updates(model.net))
     bake(model.net)
-    if not parts:  # those of an adapter are known by the first names of what is shared, and can be taken out again
+    if parts and block_ties(
+        model.net
+    ):  # they are known by the first names of what is shared, and can be taken out again
+        log.warn(
+            "the blocks of this model share their tensors still: bake once more for a folder that every tool opens"
+        )
+    apart = bool(block_ties(model.net)) and not parts
+    if apart:
         untie(model.net)
     pruned = tuple(name for name in model.pruned if name not in changed)
-    return Result(model=replace(model, base=None, folder=model.files, baked=parts or model.baked, pruned=pruned))
+    return Result(
+        model=replace(
+            model, base=None, folder=model.files, baked=parts or ({} if apart else model.baked), pruned=pruned
+        )
+    )
 
 
 def rounding_error(settings: Settings, inputs: dict, result: Result) -> float | None:

@@ -15,7 +15,7 @@ from ..errors import BadSettings, OnnuriError, Refusal
 from ..family import Session
 from ..graph import OPSETS, in_float
 from ..model import Model, count_parameters, with_net, without_tensors
-from ..operation import Log, Operation, Promise, Result
+from ..operation import Log, Operation, Promise, Quiet, Result
 from ..operation import Settings as Base
 from ..runtime import ALLOWED, Precision, Runtime
 from ..weights.attach import packed_weights
@@ -48,57 +48,72 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         raise Refusal(
             "this model holds no tensors that a graph could compute with", "predict and evaluate run it as it is"
         )
-    if settings.to != FASTEST:
-        require_effect(settings, registry.runtime(settings.to))
+    runtimes = chosen(settings)
     if any(base.scheme in ROUNDING for _, base in packed_weights(model.net).values()):
         log.warn(
             "another runtime computes in float what this model computes in integers: its answers are those of scheme int8"
         )
     records = data.split("train")
     if settings.to == FASTEST:
-        result = fastest(settings, log, model, records)
+        result = fastest(runtimes, settings, log, model, records)
     else:
         log.progress(0, 1, f"writing for {settings.to}")
-        result = Result(model=with_net(model, registry.runtime(settings.to).make(model, records, settings, log)))
+        result = Result(model=with_net(model, runtimes[0].make(model, records, settings, log)))
     assert result.model is not None and isinstance(result.model.net, Session)
     result.model.net.original = without_tensors(in_float(model).net)
     return result
 
 
-def fastest(settings: Settings, log: Log, model: Model, records: Records) -> Result:
-    """By the runtime that answers one record soonest, of those for this machine that can compute the net in the precision."""
-    runtimes = [registry.runtime(name) for name in registry.entries("runtimes")]
-    asked = [one for one in runtimes if settings.precision in one.precisions and not one.elsewhere]
-    made: dict[str, Model] = {}
-    faults: list[str] = []
-    for number, runtime in enumerate(asked):
-        log.progress(number, len(asked), f"writing for {runtime.name}")
-        try:
-            made[runtime.name] = with_net(model, runtime.make(model, records, settings, log))
-        except OnnuriError as error:  # its library is not there, or the net is none for it
-            faults.append(f"{runtime.name}: {str(error).splitlines()[0]}")
-    if not made:
-        raise Refusal(f"no runtime here computes this net in {settings.precision} ({'; '.join(faults)})", "another one")
-    some = records.some(TIMED).list()
-    times = {name: measure.latency(one, some, 0)["p50"] for name, one in {"torch": model, **made}.items()}
-    best = min(made, key=times.__getitem__)
-    if times["torch"] <= times[best]:
-        log.warn(f"torch is quicker here: {times['torch']:.3g} ms an answer, {best} {times[best]:.3g}")
-    if faults:
-        log.warn(f"left out: {'; '.join(faults)}")
-    return Result(model=made[best], bars={"milliseconds of an answer": times})
+def chosen(settings: Settings) -> list[Runtime]:
+    """The runtimes that are asked for: one, or all for this machine. BadSettings for a precision that none of them has, and an
+    operator set that none reads."""
+    if settings.to != FASTEST:
+        asked = [registry.runtime(settings.to)]
+    else:
+        asked = [one for name in registry.entries("runtimes") if not (one := registry.runtime(name)).elsewhere]
+    faults = [faults_of(settings, runtime) for runtime in asked]
+    if all(faults):
+        raise BadSettings(*dict.fromkeys(fault for each in faults for fault in each))
+    return [runtime for runtime, wrong in zip(asked, faults) if not wrong]
 
 
-def require_effect(settings: Settings, runtime: Runtime) -> None:
-    """BadSettings for a precision that the runtime does not have, and an operator set that it does not read."""
+def faults_of(settings: Settings, runtime: Runtime) -> list[str]:
+    """A precision that the runtime does not have, and an operator set that it does not read."""
     faults = []
     if settings.precision not in runtime.precisions:
         faults.append(f"{runtime.name} does not compute in {settings.precision}: {', '.join(runtime.precisions)}")
     if settings.opset not in runtime.opsets and (runtime.opsets or settings.changed("opset")):
         known = f"{runtime.opsets.start} to {runtime.opsets.stop - 1}" if runtime.opsets else "it reads no ONNX"
         faults.append(f"'opset' {settings.opset} has no effect on {runtime.name}: {known}")
+    return faults
+
+
+def fastest(runtimes: list[Runtime], settings: Settings, log: Log, model: Model, records: Records) -> Result:
+    """By that of the runtimes which answers one record soonest."""
+    made: dict[str, Model] = {}
+    said = {runtime.name: Quiet() for runtime in runtimes}
+    faults: list[str] = []
+    for number, runtime in enumerate(runtimes):
+        log.progress(number, len(runtimes), f"writing for {runtime.name}")
+        try:
+            made[runtime.name] = with_net(model, runtime.make(model, records, settings, said[runtime.name]))
+        except OnnuriError as error:  # its library is not there, or the net is none for it
+            faults.append(f"{runtime.name}: {str(error).splitlines()[0]}")
+    if not made:
+        raise Refusal(
+            f"no runtime here computes this net in {settings.precision}: {'; '.join(faults)}",
+            "predict and evaluate run it as it is",
+        )
+    some = records.some(TIMED).list()
+    times = {name: measure.latency(one, some, 0)["p50"] for name, one in {"torch": model, **made}.items()}
+    best = min(made, key=times.__getitem__)
+    for text in said[best].warnings:
+        log.warn(text)
+    if times["torch"] <= times[best]:
+        log.warn(f"torch is quicker here: {times['torch']:.3g} ms an answer, {best} {times[best]:.3g}")
     if faults:
-        raise BadSettings(*faults)
+        log.warn(f"left out: {'; '.join(faults)}")
+    return Result(model=made[best], bars={"milliseconds of an answer": times})
 
 
 # ------------------------------------------------------------------------------------------------------------- promises

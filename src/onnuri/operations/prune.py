@@ -32,7 +32,7 @@ from ..weights.calibration import in_turn, looked_at, second_moments
 from ..weights.gptq import BLOCK, sparse
 from ..weights.matrices import Weight, weights
 from ..weights.ranking import by_change, by_cost, by_input, by_load, by_size
-from ..weights.sharing import unshared_numbers
+from ..weights.sharing import block_ties, unshared_numbers
 from ..weights.units import (
     TOLERANCE,
     Cut,
@@ -121,7 +121,8 @@ def with_zeros(settings: Settings, log: Log, model: Model, seen: Records | None)
             matrix = pruned(weight.matrix, settings, moments)
             weight.value.copy_(weight.view.tensor(matrix, weight.value.shape))
         log.progress(number + 1, len(fitting), "matrices pruned")
-    names = tuple(dict.fromkeys([*model.pruned, *(weight.name for weight in fitting)]))
+    known = dict.fromkeys([*model.pruned, *(weight.name for weight in fitting)])
+    names = (*known, *(name for name, first in block_ties(model.net).items() if first in known and name not in known))
     return replace(model, pruned=names, baked={})  # an update taken out would fill the zeros
 
 

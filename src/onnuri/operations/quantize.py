@@ -35,6 +35,7 @@ from ..weights.number_formats import relative_errors
 from ..weights.packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
 from ..weights.packed_file import tensor_bytes
 from ..weights.sensitivity import FLOAT, Choice, sensitivity, spent
+from ..weights.sharing import block_ties
 
 ROLES = ("linear", "conv", "expert", "embedding")
 CANDIDATES = ("int4", "int8", "fp8-e4m3", "bf16")
@@ -120,6 +121,10 @@ def chosen(settings: Settings, model: Model) -> list[Weight]:
         instead = "--layout onnuri"
         if not is_library_net(model.net):
             raise Refusal("only nets of transformers have a config that says how codes are read", instead)
+        if block_ties(model.net):
+            raise Refusal(
+                "its blocks share their tensors, which that layout cannot say", f"{instead}, or onnuri bake first"
+            )
         if weights(model.net, "expert"):
             raise Refusal(
                 "in that layout transformers opens fused experts only as codes, which are not written", instead

@@ -7,7 +7,7 @@ al., arXiv:2410.20672), whichever leaves the outputs nearer on the records. Much
 trains what is shared as one. What a block has no parameters for, its place in a cache or its statistics, stays its own.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import groupby
@@ -54,6 +54,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     require_plain(model.net, "share")
     wanted = ties_of(model, settings)
     records = data.split("train")
+    if filled := [name for name in model.pruned if name in wanted or name in wanted.values()]:
+        log.warn(f"{len(filled)} pruned matrices are shared now: training fills their zeros again")
     if settings.start != "best":
         made = shared(model, wanted, settings.start)
     else:
@@ -75,8 +77,8 @@ def shared(model: Model, wanted: Ties, start: Start) -> Model:
             for first, members in members_of(wanted).items():
                 known[first].copy_(mean([known[name] for name in members]))
     tie(net, wanted)
-    zeros = tuple(name for name in model.pruned if name not in wanted and name not in wanted.values())
-    return replace(model, net=net, pruned=zeros, baked={})
+    changed = wanted.keys() | set(wanted.values())
+    return replace(model, net=net, pruned=tuple(name for name in model.pruned if name not in changed), baked={})
 
 
 def members_of(wanted: Ties) -> dict[str, list[str]]:
@@ -97,12 +99,12 @@ def mean(tensors: Sequence[Tensor]) -> Tensor:
 def ties_of(model: Model, settings: Settings) -> Ties:
     """{parameter of a block: that of the block which it takes}. Refusal where no row has blocks that are alike."""
     found: Ties = {}
-    for row in rows_alike(model):
+    for row, own in rows_alike(model):
         count = max(1, round(settings.size * len(row)))
         for place, name in enumerate(row):
             first = row[first_of(place, len(row), count, settings.order)]
             if first != name:
-                found |= {f"{name}.{rest}": f"{first}.{rest}" for rest in own_parameters(model, name)}
+                found |= {f"{name}.{rest}": f"{first}.{rest}" for rest in own}
     if not found:
         raise Refusal(
             "this model has no blocks in a row that are alike and share nothing yet, or all of them would keep their own",
@@ -119,20 +121,21 @@ def first_of(place: int, length: int, count: int, order: str) -> int:
     return -(-group * length // count)
 
 
-def rows_alike(model: Model) -> Iterator[list[str]]:
-    """Blocks that stand in one list and hold tensors of the same names and shapes."""
-    for where, row in groupby(model.blocks, row_of):
-        if where:
-            for _, alike in groupby(row, lambda name: own_parameters(model, name)):
-                yield list(alike)
-
-
-def own_parameters(model: Model, block: str) -> Mapping[str, torch.Size]:
-    """{name within the block: shape} of its parameters, those left out that another place of the net holds as well."""
+def rows_alike(model: Model) -> Iterator[tuple[list[str], Collection[str]]]:
+    """(blocks that stand in one list and hold parameters of the same names and shapes, these names)."""
     held = ties(model.net)
     tied = held.keys() | set(held.values())
-    module: nn.Module = model.net.get_submodule(block)
-    return {name: p.shape for name, p in module.named_parameters() if f"{block}.{name}" not in tied}
+    own_shapes = {block: own_parameters(model.net, block, tied) for block in model.blocks}
+    for where, row in groupby(model.blocks, row_of):
+        if where:
+            for own, alike in groupby(row, own_shapes.__getitem__):
+                yield list(alike), own
+
+
+def own_parameters(net: nn.Module, block: str, tied: Collection[str]) -> dict[str, torch.Size]:
+    """{name within the block: shape} of its parameters, those left out that another place of the net holds as well."""
+    found = net.get_submodule(block).named_parameters()
+    return {name: parameter.shape for name, parameter in found if f"{block}.{name}" not in tied}
 
 
 # ------------------------------------------------------------------------------------------------------------- promises

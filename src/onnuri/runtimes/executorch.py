@@ -31,7 +31,7 @@ from . import integers
 
 ARTEFACT = "onnuri/model.pte"
 INPUTS = "onnuri/model.pte.json"
-ROOM = 4  # how many times the largest size that was seen an axis may take
+ROOM, LEAST = 4, 256  # how many times the largest size that was seen an axis may take, and its size at least
 Inputs = dict[str, list[int]]
 """{entry of a batch, in the order of the program's inputs: the largest size of each of its axes behind the first}"""
 
@@ -160,17 +160,10 @@ class Form:
     example: Batch
     changing: Changing
 
-    @property
-    def largest(self) -> Inputs:
-        return {
-            name: [ROOM * self.changing[name].get(axis, 0) or value.shape[axis] for axis in range(1, value.dim())]
-            for name, value in self.example.items()
-        }
-
     def exported(self, net: nn.Module) -> Any:
-        """torch's own graph of the net."""
+        """torch's own graph of the net, with room for longer records than were seen, as far as the net allows them."""
         axes = [
-            {axis: torch.export.Dim.DYNAMIC(max=self.largest[name][axis - 1]) for axis in self.changing[name]}
+            {axis: torch.export.Dim.DYNAMIC(max=max(LEAST, ROOM * seen)) for axis, seen in self.changing[name].items()}
             for name in self.example
         ]
         return torch.export.export(net, (list(self.example.values()),), dynamic_shapes=(axes,), strict=False)
@@ -181,8 +174,20 @@ class Form:
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
             from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 
-            program = to_edge_transform_and_lower(self.exported(net), partitioner=[XnnpackPartitioner()])
-            return ExecutorchSession(bytes(program.to_executorch().buffer), self.largest)
+            graph = self.exported(net)
+            largest = dict(zip(self.example, largest_sizes(graph)))
+            program = to_edge_transform_and_lower(graph, partitioner=[XnnpackPartitioner()])
+            return ExecutorchSession(bytes(program.to_executorch().buffer), largest)
+
+
+def largest_sizes(graph: Any) -> list[list[int]]:
+    """Of each input of an exported graph, the largest size of each axis behind the first."""
+    places = {node.name: node.meta["val"].shape[1:] for node in graph.graph.nodes if node.op == "placeholder"}
+    bounds = graph.range_constraints
+    return [
+        [size if isinstance(size, int) else int(bounds[size.node.expr].upper) for size in places[name]]
+        for name in graph.graph_signature.user_inputs
+    ]
 
 
 def form_of(model: Model, records: Records) -> Form:
@@ -190,9 +195,9 @@ def form_of(model: Model, records: Records) -> Form:
     batch, changing = seen_batch(model, records)
     form = Form({name: laid_out(value[:1]) for name, value in batch.items()}, changing)
     with refusing():
-        program = form.exported(Listed(model, list(form.example)).eval())
-    used = {node.name for node in program.graph.nodes if node.users}
-    read = [name for name, place in zip(form.example, program.graph_signature.user_inputs) if place in used]
+        graph = form.exported(Listed(model, list(form.example)).eval())
+    used = {node.name for node in graph.graph.nodes if node.users}
+    read = [name for name, place in zip(form.example, graph.graph_signature.user_inputs) if place in used]
     return Form({name: form.example[name] for name in read}, changing)
 
 
@@ -216,10 +221,21 @@ def quantized(net: Any, seen: list[list[Tensor]], dynamic: bool) -> nn.Module:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # pyright: ignore[reportMissingImports]
 
         form = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
-        watched = prepare_pt2e(net, XNNPACKQuantizer().set_global(form))
+        quantizer = XNNPACKQuantizer().set_global(form).set_filter_function(takes_floats)
+        quantizer.transform_for_annotation = lambda graph: graph  # it would make floats of the numbers added to places
+        watched = prepare_pt2e(net, quantizer)
         for record in seen:
             watched(record)
-        return convert_pt2e(watched)
+        found = convert_pt2e(watched)
+    if not any("quantize" in str(node.target) for node in found.graph.nodes):
+        raise integers.no_integers("it has no matrices that XNNPACK multiplies in them")
+    return found
+
+
+def takes_floats(node: torch.fx.Node) -> bool:
+    """Whether an operator computes with floats alone; places in a table are added up as well, and must stay whole."""
+    values = [given.meta.get("val") for given in node.all_input_nodes]
+    return all(value.is_floating_point() for value in values if isinstance(value, Tensor))
 
 
 @contextmanager

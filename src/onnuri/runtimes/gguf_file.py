@@ -22,6 +22,7 @@ from ..errors import Refusal, needs_extra
 from ..weights.attach import packed_weights
 from ..weights.matrices import Weight, weights
 from ..weights.packed import FORMATS, Packed, fitted_scales, spread
+from ..weights.sharing import block_ties
 
 BLOCK = 32  # columns that share a scale
 ROTARY = ("LLAMA",)
@@ -133,6 +134,10 @@ def require_known(net: nn.Module) -> Any:
         raise Refusal(
             f"llama.cpp computes language models of the kinds {', '.join(KINDS)}, not {kind or type(net).__name__}",
             "export --to onnx",
+        )
+    if block_ties(net):
+        raise Refusal(
+            "each block has tensors of its own in that format, and these share theirs", "onnuri bake, then export"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":

@@ -1,11 +1,13 @@
 """Tensors in which several places of a net agree: one parameter in memory, stored once, tied again when a folder is opened.
 
-Many designs tie a table to a head by themselves; blocks that share their tensors no library knows, so that a folder says
-which do.
+Many designs tie a table to a head by themselves, a few also blocks; which blocks share their tensors beside these, the folder
+says.
 """
 
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from ..errors import BadInput
 from ..hub import read_json
 from .matrices import stored
 
+MOST_PLACES = 256  # that share a tensor: no more are believed of a file
 Ties = dict[str, str]
 """{name of a tensor: the first name of the one that stands in its place}"""
 
-NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+NUMBER = re.compile(r"(?:(?<=\.)|^)\d+(?=\.)")
 
 
 def ties(net: nn.Module) -> Ties:
@@ -34,8 +37,22 @@ def ties(net: nn.Module) -> Ties:
 
 
 def block_ties(net: nn.Module) -> Ties:
-    """Those between places whose names differ in numbers alone, as those of blocks in a row do."""
-    return {name: first for name, first in ties(net).items() if NUMBER.sub("*", name) == NUMBER.sub("*", first)}
+    """Those between places whose names differ in numbers alone, as those of blocks in a row do, but for what the net's library
+    ties by itself."""
+    known = library_ties(net)
+    return {
+        name: first
+        for name, first in ties(net).items()
+        if NUMBER.sub("*", name) == NUMBER.sub("*", first) and not {name, first} & known
+    }
+
+
+def library_ties(net: nn.Module) -> set[str]:
+    """The names of tensors that transformers ties to another in a net of its own, and of those others."""
+    library = sys.modules.get("transformers.modeling_utils")
+    known = library is not None and isinstance(net, library.PreTrainedModel)
+    tied: dict[str, str] = net.all_tied_weights_keys if known else {}  # type: ignore[assignment]
+    return {*tied, *tied.values()}
 
 
 def unshared_numbers(net: nn.Module) -> int:
@@ -70,6 +87,12 @@ def write_ties(net: nn.Module, path: Path) -> None:
     """Which tensors of blocks are one; no file where none are."""
     if found := block_ties(net):
         path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def most_places(path: Path) -> int:
+    """How many places one stored tensor stands for at most, by the file of ties; 1 where there is none."""
+    counts = Counter(map(str, read_json(path).values())) if path.exists() else {}
+    return 1 + min(MOST_PLACES, max(counts.values(), default=0))
 
 
 def put_ties(net: nn.Module, path: Path) -> None:

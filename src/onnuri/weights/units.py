@@ -19,6 +19,7 @@ from ..errors import Refusal
 from ..family import Batch, Size
 from ..model import Model
 from .matrices import weights
+from .sharing import block_ties, tie
 
 TOLERANCE = 1e-4  # relative: sums in fp32 in another order stay well below it, a wrong order far above
 SEEN = 10  # times the tolerance: what a wrong order must change at least
@@ -72,6 +73,7 @@ class Cut:
 def cut_of(model: Model, size: Size, left: int, batch: Batch) -> Cut:
     """How `size` can become `left`. Refusal where a net with fewer is not this one without some units."""
     smaller = size.made(left)
+    tie(smaller, block_ties(model.net))
     lengths = changed_axes(model.net, smaller)
     if not lengths:
         raise misfit(size, "their number is in the shape of no tensor")
