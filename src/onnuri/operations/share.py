@@ -179,5 +179,5 @@ OPERATION = Operation(
         ),
         Promise("distance of a shared number from what it begins as, in units of rounding", "at most", 1.0, distance),
     ),
-    (Way("design", {"size": (0.5, 0.34), "order": ("neighbors", "cycle")}),),
+    (Way("design", {"size": (0.5, 0.34)}),),
 )

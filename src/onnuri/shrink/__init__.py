@@ -116,8 +116,8 @@ def search(field: Field, found: list[Offer], limits: Limits, wish: Wish) -> list
             point, new = field.point(chain)
             points.append(point)
             log.console.print(line_of(point, new), markup=False, soft_wrap=True)
-            share = max(count_made(points) / trials, (time.monotonic() - began) / seconds)
-            log.progress(round(1000 * share), 1000, point.chain)
+            gone = max(count_made(points) / trials, (time.monotonic() - began) / seconds)
+            log.progress(round(1000 * gone), 1000, point.chain)
             return point
 
         follow(found, limits, wish.seed, tried, is_over)
