@@ -65,15 +65,24 @@ def second_moments(
     homes = {id(module): weight.name for weight in part for module, attribute in weight.homes if attribute == "weight"}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    last: tuple[Any, Tensor, Tensor] | None = None  # the rows are held so that their place is not taken by others
 
     def watch(_: str, module: nn.Module, x: Tensor) -> None:
+        nonlocal last
         name = homes.get(id(module))
         if name and (rows := factors(module, x)) is not None:
-            sums[name] = sums[name].addmm_(rows.T, rows) if name in sums else rows.T @ rows
+            if last is None or last[0] != identity(rows):
+                last = identity(rows), rows, rows.T @ rows
+            sums[name] = sums[name] + last[2] if name in sums else last[2]
             counts[name] = counts.get(name, 0) + len(rows)
 
     run_through(model, records, watch, run=run)
     return {name: total / counts[name] for name, total in sums.items()}
+
+
+def identity(rows: Tensor) -> tuple[int, int, torch.Size]:
+    """The same for what is given to layers side by side, as queries, keys and values; while the tensor is held."""
+    return rows.data_ptr(), rows._version, rows.shape
 
 
 @torch.no_grad()

@@ -23,13 +23,13 @@ def gptq(matrix: Tensor, form: Format, group: int, moments: Tensor) -> tuple[Ten
     """(codes (units, rows, columns) as floats, scales (units, rows, groups))."""
     scale = scales(matrix, form, group)
     order = moments.diagonal().argsort(descending=True)
-    steps = spread(scale, matrix.shape[2]).expand_as(matrix)[..., order]
+    steps = spread(scale, matrix.shape[2]).expand_as(matrix)[..., order].mT.contiguous()
 
-    def settle(rows: Tensor, place: int) -> Tensor:
-        return form.nearest(rows[..., place] / steps[..., place]) * steps[..., place]
+    def settle(columns: Tensor, place: int) -> Tensor:
+        return form.nearest(columns[:, place] / steps[:, place]) * steps[:, place]
 
     rounded = compensated(matrix[..., order], error_shares(moments[order][:, order]), settle)
-    return form.nearest(rounded / steps)[..., order.argsort()], scale
+    return form.nearest(rounded / steps.mT)[..., order.argsort()], scale
 
 
 def sparse(matrix: Tensor, keep: Callable[[Tensor], Tensor], run: int, moments: Tensor) -> Tensor:
@@ -37,31 +37,31 @@ def sparse(matrix: Tensor, keep: Callable[[Tensor], Tensor], run: int, moments: 
     asked for `run` columns at a time, a divisor of BLOCK."""
     shares = error_shares(moments)
     costs = shares.diagonal().square()
-    kept = torch.ones_like(matrix)
+    kept = torch.ones_like(matrix.mT)
 
-    def settle(rows: Tensor, place: int) -> Tensor:
+    def settle(columns: Tensor, place: int) -> Tensor:
         if place % run == 0:
             part = slice(place, place + run)
-            kept[..., part] = keep(rows[..., part].square() / costs[part])
-        return rows[..., place] * kept[..., place]
+            kept[:, part] = keep(columns[:, part].mT.square() / costs[part]).mT
+        return columns[:, place] * kept[:, place]
 
     return compensated(matrix, shares, settle)
 
 
 def compensated(matrix: Tensor, shares: Tensor, settle: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """The matrix with each column, from the first on, as `settle` makes it: (all columns as they stand by then, which one) ->
-    the column. `shares`: as `error_shares` gives them."""
-    rows, columns = matrix.clone(), matrix.shape[2]
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
-        errors = torch.empty_like(rows[..., start:stop])
+    """The matrix with each column, from the first on, as `settle` makes it: (all columns as they stand by then (units, columns,
+    rows), which one) -> the column. `shares`: as `error_shares` gives them. Columns lie together: one after the other is read."""
+    columns = matrix.mT.clone(memory_format=torch.contiguous_format)
+    for start in range(0, columns.shape[1], BLOCK):
+        stop = min(start + BLOCK, columns.shape[1])
+        errors = torch.empty_like(columns[:, start:stop])
         for place in range(start, stop):
-            settled = settle(rows, place)
-            error = (rows[..., place] - settled) / shares[place, place]
-            rows[..., place:stop] -= error[..., None] * shares[place, place:stop]
-            rows[..., place], errors[..., place - start] = settled, error
-        rows[..., stop:] -= errors @ shares[start:stop, stop:]
-    return rows
+            settled = settle(columns, place)
+            error = (columns[:, place] - settled) / shares[place, place]
+            columns[:, place:stop] -= shares[place, place:stop, None] * error[:, None]
+            columns[:, place], errors[:, place - start] = settled, error
+        columns[:, stop:] -= shares[start:stop, stop:].mT @ errors
+    return columns.mT
 
 
 def error_shares(moments: Tensor) -> Tensor:
