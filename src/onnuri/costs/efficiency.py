@@ -56,7 +56,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Efficiency:
-    """`streams`: {kind: seconds by bytes}; `narrow`: share of a product's peak by rows, inner and columns; `shares`: {kind:
+    """`streams`: {kind: seconds by bytes}; `narrow`: share of a wide product's pace by rows, inner and columns; `shares`: {kind:
     share of the peak by size}; `fixed`: {kind: seconds of a call with nothing to compute}; `weights`: seconds of a
     byte of them by the bytes that are read in turn; `python`: seconds of one call of the interpreter, `cold` where weights
     drive its own data from the caches; `recorded`: seconds that an operator takes longer where a gradient will be asked for."""
@@ -147,7 +147,7 @@ def measure_efficiency(best: Peaks) -> Efficiency:
     generator = torch.Generator().manual_seed(0)
     peak = best.flops[torch.float32].best
     streams = {kind: stream(work, generator) for kind, work in STREAMS.items()}
-    narrow = tuple(narrowed(place, peak) for place in range(3))
+    narrow = tuple(narrowed(place) for place in range(3))
     shares = {kind: Curve(tuple(share(make(size), size, peak) for size in sizes)) for kind, sizes, make in KERNELS}
     fixed = {kind: best_seconds(make(0)) for kind, _, make in KERNELS}
     fixed |= {"product": best_seconds(product(1, 1, 1))}
@@ -198,15 +198,15 @@ def product(rows: int, inner: int, columns: int) -> Callable[[], Any]:
     return lambda: torch.mm(a, b)
 
 
-def narrowed(place: int, peak: float) -> Curve:
-    """Share of the peak where one side of a product is narrow."""
-    points = []
+def narrowed(place: int) -> Curve:
+    """Share of a wide product's pace where one side of a product is narrow. The wide one is timed beside the narrow ones: three
+    such shares are multiplied, and a machine that has slowed down since its peak was measured would count three times."""
+    rates = {}
     for size in (*NARROW, WIDE):
         sides = [WIDE] * 3
         sides[place] = size
-        rate = 2 * math.prod(sides) / best_seconds(product(*sides))
-        points.append((float(size), min(1.0, rate / peak)))
-    return Curve(tuple(points))
+        rates[size] = 2 * math.prod(sides) / best_seconds(product(*sides))
+    return Curve(tuple((float(size), min(1.0, rate / rates[WIDE])) for size, rate in rates.items()))
 
 
 def reading_seconds(size: int) -> float:
