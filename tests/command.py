@@ -10,6 +10,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from onnuri.__main__ import main
+from onnuri.conformance.bench import Bench
+from onnuri.run import execute
 
 SMALL = {"width": 8, "bins": 4, "embedding": 2, "dropout": 0.0}
 """A table net that is trained in a moment."""
@@ -56,3 +58,10 @@ def refused(done: Done, *texts: str) -> str:
 def leftovers(folder: Path) -> list[Path]:
     """Everything unfinished below a folder."""
     return [path for path in folder.rglob(".*") if "partial" in path.name]
+
+
+def carried_out(bench: Bench, operation: str, out: str = "", model=None, **settings) -> dict:
+    """An operation on a bench, into the folder `out` of it: on its first model, or on this one. The ledger line."""
+    inputs = {"model": str(model or bench.model), "data": bench.data}
+    inputs |= {role: str(settings.pop(role)) for role in ("student", "other") if role in settings}
+    return execute(operation, settings, inputs, bench.folder / out if out else None, quiet=True)

@@ -30,3 +30,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data not present; set ONNURI_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory) -> Path:
+    """The folder of a small model of the bundled wines, trained for twenty steps."""
+    from onnuri.run import execute
+
+    folder = tmp_path_factory.mktemp("table") / "m"
+    execute("train", {"family": "tabular", "steps": 20}, {"data": "builtin:wine"}, folder, quiet=True)
+    return folder

@@ -207,23 +207,22 @@ def write_model(model: Model, folder: Path) -> None:
         return write_adapter(model.net, model.base, folder)
     require_baked(model.net)
     session = model.net if isinstance(model.net, Session) else None
-    own = needs_own_file(model.net)
+    net, own = session.original if session else model.net, needs_own_file(model.net)
     foreign = is_packed(model.net) and model.layout != OWN
     if foreign:
         write_compressed(model.net, lambda net: model.family.write(net, model.assets, folder, True), folder)
     else:
-        model.family.write(session.original if session else model.net, model.assets, folder, not (own or session))
+        model.family.write(net, model.assets, folder, not (own or session))
     if session:
         session.save(folder)
         write_ranks(session.original, folder / RANKS)
-        write_ties(session.original, folder / TIES)
     if model.pruned:
         (folder / PRUNED).write_text(json.dumps({"weights": model.pruned}) + "\n", encoding="utf-8")
     if model.baked:
         write_own(model.baked, folder / BAKED, {})
     if own and not foreign:
         save_packed(model.net, folder / OWN_FILE)
-        write_ties(model.net, folder / TIES)
+    write_ties(net, folder / TIES)
     if model.folder:
         copy_foreign(model.folder, folder)
 

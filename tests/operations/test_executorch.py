@@ -21,13 +21,6 @@ NETS = [name for name in registry.entries("families") if name != "forest"]
 WINE = "builtin:wine"
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("table") / "m"
-    run.execute("train", {"family": "tabular", "steps": 20}, {"data": WINE}, folder, quiet=True)
-    return folder
-
-
 def made(name: str, precision: str = "fp32"):
     data, family = open_data(f"toy:{name}"), registry.family(name)
     model = Model(family, *family.start(family.tiny(), data.records, torch.Generator().manual_seed(0)))

@@ -36,14 +36,7 @@ def test_a_small_term_stays(small):
 # ---------------------------------------------------------------------------------------------------- whichever is quickest
 
 
-@pytest.fixture(scope="module")
-def wine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wine") / "m"
-    run.execute("train", {"family": "tabular", "steps": 10}, {"data": "builtin:wine"}, folder, quiet=True)
-    return folder
-
-
-def test_what_answers_soonest_is_kept(wine, tmp_path, monkeypatch):
+def test_what_answers_soonest_is_kept(table, tmp_path, monkeypatch):
     """By what each was measured to take; and what could not take the net is named."""
     took = {"TableNet": 3.0, "OnnxSession": 2.0, "OpenvinoSession": 5.0}
     real, asked = measure.latency, []
@@ -53,7 +46,7 @@ def test_what_answers_soonest_is_kept(wine, tmp_path, monkeypatch):
         return real(model, records, seed) | {"p50": took[asked[-1]]}
 
     monkeypatch.setattr("onnuri.operations.export.measure.latency", latency)
-    inputs = {"model": str(wine), "data": "builtin:wine"}
+    inputs = {"model": str(table), "data": "builtin:wine"}
     line = run.execute("export", {"to": "fastest"}, inputs, tmp_path / "x", quiet=True)
     assert asked[:2] == ["TableNet", "OnnxSession"] and line["after"]["runtime"] == "onnx"
     assert line["bars"]["milliseconds of an answer"].items() >= {"torch": 3.0, "onnx": 2.0}.items()
@@ -64,18 +57,18 @@ def test_what_answers_soonest_is_kept(wine, tmp_path, monkeypatch):
     assert any("torch is quicker here: 3 ms an answer, onnx 4" in text for text in line["warnings"])
 
 
-def test_where_no_runtime_can_it_is_refused(wine, tmp_path):
+def test_where_no_runtime_can_it_is_refused(table, tmp_path):
     with pytest.raises(Refusal, match="no runtime here computes this net in int4: gguf"):
         run.execute(
             "export",
             {"to": "fastest", "precision": "int4"},
-            {"model": str(wine), "data": "builtin:wine"},
+            {"model": str(table), "data": "builtin:wine"},
             tmp_path / "x",
             quiet=True,
         )
 
 
-def test_a_setting_that_no_runtime_knows_is_refused(wine, tmp_path):
+def test_a_setting_that_no_runtime_knows_is_refused(table, tmp_path):
     settings = {"to": "fastest", "precision": "int4", "opset": 18}
     with pytest.raises(BadSettings, match="reads no ONNX"):
-        run.execute("export", settings, {"model": str(wine), "data": "builtin:wine"}, tmp_path / "x", quiet=True)
+        run.execute("export", settings, {"model": str(table), "data": "builtin:wine"}, tmp_path / "x", quiet=True)

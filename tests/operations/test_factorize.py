@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from command import carried_out
 from onnuri import registry
 from onnuri.conformance.bench import Bench
 from onnuri.errors import BadInput, BadSettings, Refusal
@@ -14,7 +15,6 @@ from onnuri.model import Model, count_parameters, open_model, stored_bytes, tens
 from onnuri.operation import Quiet
 from onnuri.operations.factorize import OPERATION, Settings, apply
 from onnuri.plan import settings_of
-from onnuri.run import execute
 from onnuri.sources import open_data
 from onnuri.weights import attach, packed_file
 from onnuri.weights.attach import factored_weights, is_factored, put_stack
@@ -305,12 +305,6 @@ def thin(bench):
     """The folder of a factorized model."""
     carried_out(bench, "factorize", "thin", size=0.5)
     return bench.folder / "thin"
-
-
-def carried_out(bench: Bench, operation: str, out: str = "", model=None, **settings) -> dict:
-    inputs = {"model": str(model or bench.model), "data": bench.data}
-    inputs |= {role: str(settings.pop(role)) for role in ("student", "other") if role in settings}
-    return execute(operation, settings, inputs, bench.folder / out if out else None, quiet=True)
 
 
 def test_training_onward_lowers_the_loss_and_keeps_the_factors(bench, thin):

@@ -16,13 +16,6 @@ IN_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITI
 WINE = "builtin:wine"
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("table") / "m"
-    run.execute("train", {"family": "tabular", "steps": 20}, {"data": WINE}, folder, quiet=True)
-    return folder
-
-
 def apart(one, other, data: str) -> float:
     found = run.opened(registry.operation("export"), None, {"model": str(one), "data": data}, {})
     gap = measure.largest_difference(found["model"], open_model(other), found["data"].split("test"))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from command import carried_out
 from onnuri import registry
 from onnuri.conformance.bench import Bench
 from onnuri.errors import BadInput, BadSettings, OnnuriError, Refusal
@@ -13,7 +14,6 @@ from onnuri.operation import Quiet
 from onnuri.operations import quantize
 from onnuri.operations.share import OPERATION, Settings, apply, first_of
 from onnuri.plan import settings_of
-from onnuri.run import execute
 from onnuri.runtimes.gguf_file import require_known
 from onnuri.sources import open_data
 from onnuri.weights.matrices import weights
@@ -214,12 +214,6 @@ def folder_shared(bench):
     """The folder of a model whose blocks share."""
     carried_out(bench, "share", "shared")
     return bench.folder / "shared"
-
-
-def carried_out(bench: Bench, operation: str, out: str = "", model=None, **settings) -> dict:
-    inputs = {"model": str(model or bench.model), "data": bench.data}
-    inputs |= {role: str(settings.pop(role)) for role in ("student", "other") if role in settings}
-    return execute(operation, settings, inputs, bench.folder / out if out else None, quiet=True)
 
 
 def test_training_onward_moves_what_is_shared_as_one(bench, folder_shared):

@@ -30,7 +30,8 @@ WIDE = 512
 CHANNELS = (3, 16, 64)
 PLACES = (16, 64, 256)
 WIDTHS = (32, 256)
-REPEATS, LONG_ENOUGH = 3, 0.01  # times at least, and seconds in all: another program's burst lasts a few milliseconds
+REPEATS = (3, 100)  # at least, at most
+LONG_ENOUGH = 0.01  # seconds in all: another program's burst lasts a few milliseconds
 COLD = 9  # calls that are timed one by one
 FLUSHED = 2**23  # bytes that are touched before a call is timed
 NEAR = 2**20  # bytes of weights that leave room for other things in the caches of a core
@@ -124,11 +125,7 @@ def python_calls(work: Callable[[], Any]) -> int:
 
 def best_seconds(work: Callable[[], Any]) -> float:
     """The shortest of some runs after one that does not count, so that a busy machine misleads least."""
-    work()
-    times: list[float] = []
-    while len(times) < REPEATS or (sum(times) < LONG_ENOUGH and len(times) < 100):
-        times.append(peaks.seconds(work))
-    return min(times)
+    return min(peaks.repeated(work, LONG_ENOUGH, *REPEATS))
 
 
 MEASURED: dict[int, Efficiency] = {}

@@ -118,12 +118,17 @@ def call_seconds() -> float:
 
 def best_of(work: Callable[[], Any], amount: float) -> Peak:
     """`amount` a second, over repeats that fill the budget; a first one does not count."""
+    rates = sorted(amount / one for one in repeated(work, BUDGET, *REPEATS))
+    return Peak(rates[-1], median(rates), 1 - rates[0] / rates[-1], len(rates))
+
+
+def repeated(work: Callable[[], Any], budget: float, least: int, most: int) -> list[float]:
+    """Seconds of each run, from `least` to `most` of them until they took the budget in all, after one that does not count."""
     work()
     times: list[float] = []
-    while len(times) < REPEATS[0] or (sum(times) < BUDGET and len(times) < REPEATS[1]):
+    while len(times) < least or (sum(times) < budget and len(times) < most):
         times.append(seconds(work))
-    rates = sorted(amount / one for one in times)
-    return Peak(rates[-1], median(rates), 1 - rates[0] / rates[-1], len(rates))
+    return times
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -142,11 +147,7 @@ def bottleneck(products: float, memory: float, measured: float | None) -> str:
 
 def timed(work: Callable[[], Any]) -> float:
     """Seconds, the median of as many runs as fit, two at least, after one that does not count."""
-    work()
-    times: list[float] = []
-    while len(times) < 2 or (sum(times) < SECONDS and len(times) < 50):
-        times.append(seconds(work))
-    return median(times)
+    return median(repeated(work, SECONDS, 2, 50))
 
 
 def reference() -> float:

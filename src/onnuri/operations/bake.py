@@ -29,21 +29,14 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         log.warn("this model computes in integers; baked it computes in float")
     parts, changed = parts_of(model.net), set(updates(model.net))
     bake(model.net)
-    if parts and block_ties(
-        model.net
-    ):  # they are known by the first names of what is shared, and can be taken out again
-        log.warn(
-            "the blocks of this model share their tensors still: bake once more for a folder that every tool opens"
-        )
-    apart = bool(block_ties(model.net)) and not parts
-    if apart:
+    shared, baked = bool(block_ties(model.net)), parts or model.baked
+    if shared and parts:  # known by the first names of what is shared, so that they can be taken out again
+        log.warn("the blocks of this model still share tensors: bake once more for a folder that every tool opens")
+    elif shared:
         untie(model.net)
+        baked = {}
     pruned = tuple(name for name in model.pruned if name not in changed)
-    return Result(
-        model=replace(
-            model, base=None, folder=model.files, baked=parts or ({} if apart else model.baked), pruned=pruned
-        )
-    )
+    return Result(model=replace(model, base=None, folder=model.files, baked=baked, pruned=pruned))
 
 
 def rounding_error(settings: Settings, inputs: dict, result: Result) -> float | None:

@@ -122,7 +122,8 @@ def with_zeros(settings: Settings, log: Log, model: Model, seen: Records | None)
             weight.value.copy_(weight.view.tensor(matrix, weight.value.shape))
         log.progress(number + 1, len(fitting), "matrices pruned")
     known = dict.fromkeys([*model.pruned, *(weight.name for weight in fitting)])
-    names = (*known, *(name for name, first in block_ties(model.net).items() if first in known and name not in known))
+    shared = [name for name, first in block_ties(model.net).items() if first in known]
+    names = tuple(dict.fromkeys([*known, *shared]))
     return replace(model, pruned=names, baked={})  # an update taken out would fill the zeros
 
 

@@ -1,7 +1,7 @@
 """Let blocks share their tensors: several blocks of a row compute with one set of numbers, stored and held once.
 
-The net stays as deep as it was, and takes as long to compute. Which blocks share: neighbors (`neighbors`: 1 1 2 2), or those that
-stand alike in each round (`cycle`: 1 2 1 2), as Takase & Kiyono (arXiv:2104.06022) compare them; all in one set is the way of Lan
+The net stays as deep as it was, and takes as long to compute. Which blocks share: neighbors (1 1 2 2), or by `cycle` those that
+stand alike in each round (1 2 1 2), as Takase & Kiyono (arXiv:2104.06022) compare them; all in one set is the way of Lan
 et al. (arXiv:1909.11942). A shared tensor begins as the mean of those that it stands for, or as the first of them (Bae et
 al., arXiv:2410.20672), whichever leaves the outputs nearer on the records. Much is lost at first and learnt back by `train`, which
 trains what is shared as one. What a block has no parameters for, its place in a cache or its statistics, stays its own.
@@ -25,9 +25,9 @@ from ..observe import reestimated_statistics
 from ..operation import Log, Operation, Promise, Result, Way
 from ..operation import Settings as Base
 from ..weights.attach import require_plain
-from ..weights.calibration import BATCH, looked_at
+from ..weights.calibration import batches_of, looked_at
 from ..weights.sensitivity import divergence
-from ..weights.sharing import Ties, tie, ties
+from ..weights.sharing import Ties, parameters, tie, ties
 
 Start = Literal["mean", "first"]
 
@@ -59,9 +59,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     if settings.start != "best":
         made = shared(model, wanted, settings.start)
     else:
-        seen = looked_at(records, settings.calibration, log)
-        run = [seen.list(slice(start, start + BATCH)) for start in range(0, len(seen), BATCH)]
-        batches = [model.collate(part, keys=range(BATCH * n, BATCH * n + len(part))) for n, part in enumerate(run)]
+        batches = batches_of(model, looked_at(records, settings.calibration, log))
         outputs = [model.outputs(batch) for batch in batches]
         tried = [shared(model, wanted, start) for start in ("mean", "first")]
         made = min(tried, key=lambda one: divergence(one, batches, outputs))
@@ -71,7 +69,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
 def shared(model: Model, wanted: Ties, start: Start) -> Model:
     """A copy in which each first tensor stands for those that are tied to it."""
     net = deepcopy(model.net)
-    known = dict(net.named_parameters(remove_duplicate=False))
+    known = parameters(net)
     if start == "mean":
         with torch.no_grad():
             for first, members in members_of(wanted).items():
@@ -144,7 +142,7 @@ def own_parameters(net: nn.Module, block: str, tied: Collection[str]) -> dict[st
 def parameters_left(settings: Settings, inputs: dict, result: Result) -> float:
     """Relative to all but those of the blocks that compute with another's."""
     assert result.model is not None
-    before = dict(inputs["model"].net.named_parameters(remove_duplicate=False))
+    before = parameters(inputs["model"].net)
     gone = sum(before[name].numel() for name in ties_of(inputs["model"], settings))
     return count_parameters(result.model.net) / (count_parameters(inputs["model"].net) - gone)
 
@@ -152,9 +150,7 @@ def parameters_left(settings: Settings, inputs: dict, result: Result) -> float:
 def distance(settings: Settings, inputs: dict, result: Result) -> float:
     """Of each shared number from what it is to begin as, in units in which the largest of its tensor is rounded."""
     assert result.model is not None
-    before, after = (
-        dict(model.net.named_parameters(remove_duplicate=False)) for model in (inputs["model"], result.model)
-    )
+    before, after = parameters(inputs["model"].net), parameters(result.model.net)
     groups = members_of(ties_of(inputs["model"], settings))
     starts: dict[str, Callable] = {"mean": mean, "first": lambda tensors: tensors[0].detach().double()}
     allowed = starts.values() if settings.start == "best" else [starts[settings.start]]

@@ -27,6 +27,7 @@ from ..hub import read_json
 from ..model import Model
 from ..operation import Log
 from ..runtime import Choice, Runtime
+from ..weights.calibration import batches_of
 from . import integers
 
 ARTEFACT = "onnuri/model.pte"
@@ -129,7 +130,7 @@ def make(model: Model, records: Records, choice: Choice, log: Log) -> Session:
     whole = form.session(net)
     if choice.precision == "fp32":
         return whole
-    batches = integers.batches_of(plain, records.some(integers.LOOKED_AT), 1)
+    batches = batches_of(plain, records.some(integers.LOOKED_AT), 1)
     seen = [[batch[name] for name in form.example] for batch in batches]
     made, faults = dict[str, Session](), list[str]()
     for way, dynamic in {"static": False, "dynamic": True}.items():

@@ -24,6 +24,7 @@ from ..measure import largest_difference
 from ..model import Model, with_net
 from ..operation import Log
 from ..runtime import ALLOWED, Choice
+from ..weights.calibration import batches_of
 
 LOOKED_AT = 128  # records whose activations say the ranges
 BATCHES = (1, 16)  # records at once for which a graph must be quick
@@ -83,11 +84,6 @@ def no_integers(why: str) -> Refusal:
         f"nothing of this net can be computed in integers of 8 bits ({why})",
         "export it in fp32; quantize makes a packed file of it",
     )
-
-
-def batches_of(model: Model, records: Records, size: int) -> list[Batch]:
-    parts = range(0, len(records), size)
-    return [model.collate(records.list(slice(i, i + size)), keys=range(i, i + size)) for i in parts]
 
 
 def holds_integers(graph: Any) -> bool:

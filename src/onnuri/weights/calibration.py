@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Records
+from ..family import Batch
 from ..model import Model
 from ..observe import Watcher, watching
 from ..operation import Log
@@ -26,6 +27,12 @@ def looked_at(records: Records, count: int, log: Log) -> Records:
     if min(count, len(records)) < FEW:
         log.warn(f"calibration: {min(count, len(records))} records are few, and what is seen of them may be chance")
     return records.some(count)
+
+
+def batches_of(model: Model, records: Records, size: int = BATCH) -> list[Batch]:
+    """All records, `size` at once, each with its place as its key."""
+    places = [range(start, min(start + size, len(records))) for start in range(0, len(records), size)]
+    return [model.collate(records.list(slice(keys.start, keys.stop)), keys=keys) for keys in places]
 
 
 def in_turn(model: Model, found: Sequence[Weight], records: Records | None) -> Iterator[tuple[Weight, Tensor | None]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..data import Records
 from ..family import Batch
 from ..model import Model
-from .calibration import BATCH
+from .calibration import batches_of
 from .matrices import Weight
 from .packed import FORMATS, nearest, packed_bytes, spread
 
@@ -47,8 +47,7 @@ def sensitivity(
 ) -> Choices:
     """What each matrix costs in each of its candidates (scheme, columns of a group), rounded to the nearest codes; as it is as
     well. `done`: told how many matrices were looked at."""
-    run = [records.list(slice(start, start + BATCH)) for start in range(0, len(records), BATCH)]
-    batches = [model.collate(part, keys=range(BATCH * n, BATCH * n + len(part))) for n, part in enumerate(run)]
+    batches = batches_of(model, records)
     wanted = [model.outputs(batch) for batch in batches]
     found: Choices = {}
     for number, (name, (weight, schemes)) in enumerate(candidates.items()):

@@ -40,11 +40,12 @@ def block_ties(net: nn.Module) -> Ties:
     """Those between places whose names differ in numbers alone, as those of blocks in a row do, but for what the net's library
     ties by itself."""
     known = library_ties(net)
-    return {
-        name: first
-        for name, first in ties(net).items()
-        if NUMBER.sub("*", name) == NUMBER.sub("*", first) and not {name, first} & known
-    }
+    return {name: first for name, first in ties(net).items() if are_alike(name, first) and not {name, first} & known}
+
+
+def are_alike(name: str, first: str) -> bool:
+    """Whether two names differ in numbers alone."""
+    return NUMBER.sub("*", name) == NUMBER.sub("*", first)
 
 
 def library_ties(net: nn.Module) -> set[str]:
@@ -61,16 +62,22 @@ def unshared_numbers(net: nn.Module) -> int:
     return shared + sum(parameter.numel() for parameter in net.parameters())
 
 
+def parameters(net: nn.Module) -> dict[str, nn.Parameter]:
+    """All by all their names, tied ones by each."""
+    return dict(net.named_parameters(remove_duplicate=False))
+
+
 def tie(net: nn.Module, wanted: Mapping[str, str]) -> None:
-    """Put the first tensor in the place of each that shares it, in a net of plain parameters."""
-    known = dict(net.named_parameters(remove_duplicate=False))
+    """Put the first tensor in the place of each that shares it, in a net of plain parameters, where it has both."""
+    known = parameters(net)
     for name, first in wanted.items():
-        put(net, name, known[first])
+        if name in known and first in known:
+            put(net, name, known[first])
 
 
 def untie(net: nn.Module) -> None:
     """Give every block tensors of its own again, equal to those that it shared."""
-    known = dict(net.named_parameters(remove_duplicate=False))
+    known = parameters(net)
     for name in block_ties(net).keys() & known.keys():
         put(net, name, nn.Parameter(known[name].detach().clone(), known[name].requires_grad))
 
@@ -97,9 +104,9 @@ def most_places(path: Path) -> int:
 
 def put_ties(net: nn.Module, path: Path) -> None:
     """Tie a net that was read without numbers as `write_ties` says. BadInput where it has no such tensors."""
-    known, wanted = dict(net.named_parameters(remove_duplicate=False)), read_json(path)
+    known, wanted = parameters(net), read_json(path)
     for name, first in wanted.items():
-        alike = type(first) is str and name in known and first in known and known[name].shape == known[first].shape
-        if not alike or NUMBER.sub("*", name) != NUMBER.sub("*", first):
+        both = type(first) is str and name in known and first in known and are_alike(name, first)
+        if not both or known[name].shape != known[first].shape:
             raise BadInput(f"{path}: {name[:80]} and {str(first)[:80]} are not the same tensor of two blocks")
     tie(net, wanted)
