@@ -1,5 +1,6 @@
 """One thread per test process: several torch processes on few cores otherwise slow each other twenty-fold."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,12 +16,37 @@ import pytest
 import torch
 from hypothesis import settings
 
+from onnuri import measure
+from onnuri.costs import peaks
+
 torch.set_num_threads(1)
+
+# pytest listens to every logger, and torch tells of each step of its tracing
+for name in ("torch.__trace", "torch.fx", "torch._dynamo", "torch._inductor", "onnxscript", "onnx_ir"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+BRIEF = {
+    measure: {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10},
+    peaks: {"BUDGET": 0.01, "SECONDS": 0.01, "SIDES": (256,), "ARRAY": 2**22},
+}
+JUDGED = {"test_measure", "test_peaks", "test_efficiency", "test_estimate", "test_costs"}
+"""Modules that are about measuring itself."""
 
 # the same examples in every run, and no judgement by the clock; HYPOTHESIS_PROFILE=dice looks for new ones
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("dice", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def briefly(request):
+    """Fewer resamples and timings, where these are not what is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in JUDGED:
+            for module, values in BRIEF.items():
+                for name, value in values.items():
+                    patch.setattr(module, name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

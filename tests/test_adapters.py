@@ -26,14 +26,6 @@ PICTURES = ("resnet", "convnext")
 SOUNDS = ("wav2vec2", "whisper_audio")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        for name, value in {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10}.items():
-            patch.setattr(measure, name, value)
-        yield
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("adapters")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import folders as F
-from onnuri import measure
 from onnuri.errors import Refusal
 from onnuri.model import open_model
 from onnuri.run import execute
@@ -38,14 +37,6 @@ UNNAMED = {
 }  # fmt: skip
 REFUSED = {"MambaForCausalLM": "export"}  # a scan over places, which a graph of any length cannot say
 NOT_IN_PEFT = {"MambaForCausalLM"}  # PEFT itself refuses the layers of this type
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10}.items():
-            patch.setattr(measure, name, value)
-        yield
 
 
 @pytest.fixture(scope="module")

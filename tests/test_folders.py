@@ -3,9 +3,8 @@ open again; every operation keeps its promises on them."""
 
 import copy
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,18 +28,6 @@ from onnuri.weights.packed import FORMATS
 from onnuri.weights.weightnorm import fold_norms
 
 Maker = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly() -> Iterator[None]:
-    """Fewer resamples and timings, which are not what is tested here; and pytest, which listens to every logger, is not
-    told of each step of torch's tracing."""
-    for name in ("torch.__trace", "torch.fx", "torch._dynamo", "torch._inductor", "onnxscript", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10}.items():
-            patch.setattr(measure, name, value)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onnuri import ledger, license, measure, registry
+from onnuri import ledger, license, registry
 from onnuri.card import card
 from onnuri.license import ASK, OTHERS, RESTRICTIONS, TERMS, combined, identified, origins, recognized, stated
 from onnuri.model import Model
@@ -238,16 +238,13 @@ def test_spdx_names_are_known():
 def life(tmp_path_factory):
     """A model of one's own, and the same as someone else's download under cc-by-nc-4.0: no ledger, another card."""
     root = tmp_path_factory.mktemp("life")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10}.items():
-            patch.setattr(measure, name, value)
-        execute("train", {"family": "tabular", "steps": 3}, {"data": "builtin:iris"}, root / "own", quiet=True)
-        execute("prune", {}, {"model": root / "own", "data": "builtin:iris"}, root / "next", quiet=True)
-        shutil.copytree(root / "own", root / "got")
-        shutil.rmtree(root / "got" / "onnuri")
-        folder(root / "got", "---\nlicense: cc-by-nc-4.0\n---\n")
-        for operation, source, out in (("prune", "got", "pruned"), ("quantize", "pruned", "packed")):
-            execute(operation, {}, {"model": root / source, "data": "builtin:iris"}, root / out, quiet=True)
+    execute("train", {"family": "tabular", "steps": 3}, {"data": "builtin:iris"}, root / "own", quiet=True)
+    execute("prune", {}, {"model": root / "own", "data": "builtin:iris"}, root / "next", quiet=True)
+    shutil.copytree(root / "own", root / "got")
+    shutil.rmtree(root / "got" / "onnuri")
+    folder(root / "got", "---\nlicense: cc-by-nc-4.0\n---\n")
+    for operation, source, out in (("prune", "got", "pruned"), ("quantize", "pruned", "packed")):
+        execute(operation, {}, {"model": root / source, "data": "builtin:iris"}, root / out, quiet=True)
     return root
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "Tensor"]
 Outputs = tuple["Tensor", "Tensor"]
+Memory = Sequence["Tensor"]
+"""What a net keeps of the places it has read: tensors with B first, each of which grows along one axis; none at first."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,10 @@ class Family:
     outputs: Callable[[nn.Module, Batch], Outputs]
     """(net, batch) -> (values (B, T, D), mask (B, T) bool). Answers in the batch are not read."""
 
+    steps: Callable[[nn.Module, Batch, Memory], tuple[Outputs, Memory]]
+    """(net, batch, memory) -> (outputs of the batch's places, which follow those that the memory is of; the memory of both).
+    An empty one again where the net keeps nothing, and has to read everything from the start: `reads_all`."""
+
     sample: Callable[[nn.Module, Any, Sequence[Record], Sequence[torch.Generator]], list[Record]]
     """(net, assets, records, generators) -> records with the answer's field and ANSWER_scores filled in."""
 
@@ -151,6 +157,10 @@ class Session(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         raise AssertionError("a runtime overrides this")
 
+    def steps(self, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+        """What the family's `steps` gives; a runtime that can keep a memory overrides this."""
+        return self(batch), ()
+
     def save(self, folder: Path) -> None:
         """Write what the runtime executes into the model folder."""
         raise AssertionError("a runtime overrides this")
@@ -179,6 +189,11 @@ def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[
         return net(batch) if isinstance(net, Session) else outputs(net, batch)
 
     return run
+
+
+def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:
+    """The `steps` of a family whose nets keep nothing."""
+    return lambda net, batch, memory: (outputs(net, batch), ())
 
 
 class Generators(Sequence):

@@ -1,5 +1,6 @@
 """A model as one ONNX graph: the family's `outputs`, a batch's entries in, values (B, T, D) and mask (B, T) out.
 
+A net that keeps a memory of what it has read can be the family's `steps` instead: the memory's tensors go in and come out too.
 Packed weights stay packed: an int8 initializer with a DequantizeLinear node, so that the file is as small as the folder it
 came from. Every runtime that reads ONNX is fed from here.
 """
@@ -20,16 +21,25 @@ from .weights.attach import bake, is_packed, packed_weights
 
 LARGEST = 1_900_000_000  # bytes that one protobuf file can hold, with room for the graph
 NEAR_ZERO = 1e-6  # numbers below it are taken for zero somewhere in the exporter's rules, from 1e-8 on
+SHORT = 8  # letters of a short text
 LEAST_ROW = 3  # numbers in a row from which lying on a grid of int8 steps is no accident
+MEMORY = "memory."
+"""What the names of a memory's tensors begin with, before their number; those that come out end in `.next`."""
+
 OPSETS = range(18, 24)
 """Versions of the ONNX operator set that the exporter writes."""
 
+USUAL, STEPPING = 20, 23
+"""Those that are written where nothing is said: ONNX Runtime's quantizers do not know the attention of 23, which is one node and
+a fifth quicker where one token follows another."""
 
-def graph_of(model: Model, records: Records, opset: int):
-    """The graph, computing in fp32. Refusal where one file cannot hold it, or the exporter cannot follow the net."""
+
+def graph_of(model: Model, records: Records, opset: int, stepping: bool = False):
+    """The graph, computing in fp32. `stepping`: that of `steps`, where the net keeps a memory. Refusal where one file cannot hold
+    it, or the exporter cannot follow the net."""
     if count_parameters(model.net) * 4 > LARGEST:
         raise Refusal("an ONNX file holds 2 GB at most", "quantize or distill first")
-    graph = trace(in_float(model), records, opset)
+    graph = trace(in_float(model), records, opset, stepping)
     if is_packed(model.net):
         pack_initializers(graph)
     return graph
@@ -46,15 +56,37 @@ def in_float(model: Model) -> Model:
 
 
 class Graph(nn.Module):
-    """A net as a function from a batch to the family's outputs."""
+    """A net as a function from a batch, and a memory that is not empty, to what the family's `steps` gives; or to its outputs."""
 
     def __init__(self, model: Model):
         super().__init__()
-        self.net, self.outputs = model.net, model.family.outputs
+        self.net, self.family = model.net, model.family
 
-    def forward(self, batch: dict) -> tuple:
-        values, mask = self.outputs(self.net, batch)
-        return values.float(), mask
+    def forward(self, batch: dict, memory: list) -> tuple:
+        if not memory:
+            values, mask = self.family.outputs(self.net, batch)
+            return values.float(), mask
+        (values, mask), kept = self.family.steps(self.net, batch, memory)
+        return values.float(), mask, *kept
+
+
+def stepping_example(model: Model, records: Records, most: dict) -> tuple[dict, list[Tensor], list[dict]]:
+    """(a short batch, a memory to go on from, the axes along which each of its tensors may change); `most`, the largest batch, and
+    nothing to go on from where none is kept. Both short, since places are counted on and a net may not know many."""
+    question = model.family.fields(model.assets)[0]
+    rows = slice(0, len(next(iter(most.values()))))
+    before, after = (without_answers(model, records, rows, question, cut) for cut in (SHORT // 2, SHORT))
+    with torch.no_grad():
+        _, once = model.family.steps(model.net, before, ())
+        _, twice = model.family.steps(model.net, before, once)
+    changing = [
+        {axis: torch.export.Dim.DYNAMIC for axis in range(one.dim()) if not axis or one.shape[axis] != two.shape[axis]}
+        for one, two in zip(once, twice)
+    ]
+    single = any(
+        1 in value.shape for value in after.values()
+    )  # an axis of one place would be taken for one that stays so
+    return (most if single or not twice else after), list(twice), changing
 
 
 Changing = dict[str, dict[int, int]]
@@ -70,7 +102,7 @@ def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
         without_answers(model, records, slice(i, i + 2 + i % 3), question)
         for i in range(0, max(1, len(records) - 4), 4)
     ]
-    batches.append(without_answers(model, records, slice(0, 3), question, short=True))
+    batches.append(without_answers(model, records, slice(0, 3), question, SHORT))
     whole = model.collate(records.list())
     sizes = {
         name: {axis: [batch[name].shape[axis] for batch in (*batches, whole)] for axis in range(1, value.dim())}
@@ -82,7 +114,7 @@ def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
     return max(batches, key=lambda batch: sum(t.numel() for t in batch.values())), changing
 
 
-def trace(model: Model, records: Records, opset: int):
+def trace(model: Model, records: Records, opset: int, stepping: bool = False):
     """The ONNX graph of `model`. Which axes may change is seen from batches of unlike records."""
     try:
         import onnxscript  # noqa: F401
@@ -93,7 +125,10 @@ def trace(model: Model, records: Records, opset: int):
         name: {axis: torch.export.Dim.DYNAMIC for axis in (0, *sizes) if axis < example[name].dim()}
         for name, sizes in changing.items()
     }
-    graph = traced(model, example, axes, opset)
+    memory, growing = list[Tensor](), list[dict]()
+    if stepping:
+        example, memory, growing = stepping_example(model, records, example)
+    graph = traced(model, (example, memory), (axes, growing), opset)
     for part in [*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.functions]:
         forget_machine(part)
     forget_machine(graph.graph)
@@ -103,24 +138,26 @@ def trace(model: Model, records: Records, opset: int):
     return graph
 
 
-def traced(model: Model, example: dict, axes: dict, opset: int):
-    """What torch's exporter makes of the net. Refusal where it cannot follow its forward pass."""
+def traced(model: Model, example: tuple[dict, list], axes: tuple[dict, list], opset: int):
+    """What torch's exporter makes of the net, given a batch and a memory. Refusal where it cannot follow its forward pass."""
+    batch, memory = example
+    kept = [f"{MEMORY}{number}" for number in range(len(memory))]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is absent, as it should be
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
                 Graph(model).eval(),
-                kwargs={"batch": example},
+                kwargs={"batch": batch, "memory": memory},
                 dynamo=True,
-                dynamic_shapes={"batch": axes},
+                dynamic_shapes=dict(zip(("batch", "memory"), axes)),
                 opset_version=opset,
                 optimize=False,
                 verbose=False,
             )
             assert program is not None
             optimize(program)
-            rename(program.model.graph, list(example), ["values", "mask"])
+            rename(program.model.graph, [*batch, *kept], ["values", "mask", *(f"{name}.next" for name in kept)])
         except Exception as error:  # whatever a forward pass does that a graph cannot say
             raise Refusal(
                 f"torch cannot make one graph of this net for inputs of any size: {root_cause(error)}",
@@ -172,16 +209,17 @@ def forget_machine(part) -> None:
     part.ClearField("doc_string")
 
 
-def without_answers(model: Model, records: Records, part: slice, question: dict, short: bool = False) -> dict:
-    """A batch of these records; those entries that only the answers give are left out where the questions suffice."""
+def without_answers(model: Model, records: Records, part: slice, question: dict, cut: int = 0) -> dict:
+    """A batch of these records; those entries that only the answers give are left out where the questions suffice. `cut`: letters
+    that are left of each text."""
     found = records.list(part)
     asked = [{name: record[name] for name in question if name in record} for record in found] if question else found
-    return model.collate([shortened(record) for record in asked] if short else asked)
+    return model.collate([shortened(record, cut) for record in asked] if cut else asked)
 
 
-def shortened(record: Record) -> Record:
+def shortened(record: Record, cut: int) -> Record:
     """A record whose texts are cut: where all texts fill a model to its limit, none would be seen to vary."""
-    return {name: value[:8] if isinstance(value, str) else value for name, value in record.items()}
+    return {name: value[:cut] if isinstance(value, str) else value for name, value in record.items()}
 
 
 def pack_initializers(graph) -> None:

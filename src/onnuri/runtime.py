@@ -24,6 +24,8 @@ class Choice(Protocol):
     @property
     def opset(self) -> int: ...
 
+    def changed(self, name: str) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Runtime:

@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +26,8 @@ from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families import next_token, vocabulary, widths
 from onnuri.families.causal_lm import FAMILY, columns_of
-from onnuri.families.next_token import Assets, collate, decode_cached, decode_plainly, disturbed
+from onnuri.families.decoding import aligned, continued_by, disturbed, generated, padded
+from onnuri.families.next_token import Assets, collate, keys_and_values, outputs, steps
 from onnuri.family import Generators, Session
 
 LM = FAMILY
@@ -300,16 +301,43 @@ def test_scores_are_those_of_the_loss_and_count_every_byte(started):
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_a_continuation_is_the_same_with_and_without_cache(name, folders):
+def test_a_continuation_is_the_same_with_and_without_memory(name, folders):
+    """The library's own loop, ours with what a net keeps of the tokens before, and ours without, which reads all again."""
     net, assets = LM.read(folders[name], False)
     prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
+    rest = (prompts, 6, assets.stops, assets.pad)
+
+    def noise():
+        return [None, *(generator(i) for i in range(1, len(prompts)))]
+
     with torch.no_grad():
-        fast, plain = (
-            decode(net, assets, prompts, 6, [None, *(generator(i) for i in range(1, len(prompts)))])
-            for decode in (decode_cached, decode_plainly)
+        library = generated(net, *rest, noise())
+        kept, plain = (
+            continued_by(step, *rest, noise(), torch.device("cpu"))
+            for step in (partial(steps, net), lambda batch, _: (outputs(net, batch), ()))
         )
-    cut = [ids[: ids.index(0) + 1] if 0 in ids else ids for ids in fast]
-    assert cut == plain
+    assert [ids[: ids.index(0) + 1] if 0 in ids else ids for ids in library] == kept == plain
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_tokens_in_two_parts_give_what_they_give_at_once(name, folders):
+    """Sequences of unlike lengths, so that the memory of the shorter holds places that are not there."""
+    net, assets = LM.read(folders[name], False)
+    assert keys_and_values(net)
+    texts = [assets.tokenizer(text * 3).input_ids[: 12 + place] for place, text in enumerate(TEXTS)]
+    cuts = [9, 1, 2, 5]
+    with torch.no_grad():
+        whole, _ = outputs(net, {**padded(texts, 0), "predicted": torch.ones(1)})
+        first, second = (
+            {**padded(part, 0), "predicted": torch.ones(1)}
+            for part in ([t[:cut] for t, cut in zip(texts, cuts)], [t[cut:] for t, cut in zip(texts, cuts)])
+        )
+        (before, _), memory = steps(net, first, ())
+        (after, _), memory = steps(net, second, aligned(memory))
+    for row, (text, cut) in enumerate(zip(texts, cuts)):
+        found = torch.cat([before[row, :cut], after[row, : len(text) - cut]])
+        torch.testing.assert_close(found, whole[row, : len(text)], rtol=1e-4, atol=1e-5)
+    assert memory[0].sum(1).tolist() == list(map(len, texts))
 
 
 def test_a_token_is_drawn_by_its_probability():

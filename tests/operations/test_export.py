@@ -58,10 +58,10 @@ def test_what_answers_soonest_is_kept(table, tmp_path, monkeypatch):
 
 
 def test_where_no_runtime_can_it_is_refused(table, tmp_path):
-    with pytest.raises(Refusal, match="no runtime here computes this net in int4: gguf"):
+    with pytest.raises(Refusal, match="no runtime here computes this net in fp16: gguf"):
         run.execute(
             "export",
-            {"to": "fastest", "precision": "int4"},
+            {"to": "fastest", "precision": "fp16"},
             {"model": str(table), "data": "builtin:wine"},
             tmp_path / "x",
             quiet=True,
@@ -69,6 +69,6 @@ def test_where_no_runtime_can_it_is_refused(table, tmp_path):
 
 
 def test_a_setting_that_no_runtime_knows_is_refused(table, tmp_path):
-    settings = {"to": "fastest", "precision": "int4", "opset": 18}
+    settings = {"to": "fastest", "precision": "fp16", "opset": 18}
     with pytest.raises(BadSettings, match="reads no ONNX"):
         run.execute("export", settings, {"model": str(table), "data": "builtin:wine"}, tmp_path / "x", quiet=True)

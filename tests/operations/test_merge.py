@@ -13,7 +13,7 @@ from torch import nn
 
 import folders as F
 from command import onnuri, refused
-from onnuri import ledger, measure, registry
+from onnuri import ledger, registry
 from onnuri.errors import BadInput, Refusal
 from onnuri.model import Model, open_model, read_pruned, write_model
 from onnuri.observe import mean_loss
@@ -25,15 +25,6 @@ from onnuri.weights.attach import attach, pack
 from onnuri.weights.matrices import weights
 
 BOTH = pytest.mark.parametrize("method", ["linear", "slerp"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quickly():
-    """Fewer resamples and timings, which are not what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"RESAMPLES": 10, "LATENCY_RUNS": 3, "PROPORTION_PROBES": 10}.items():
-            patch.setattr(measure, name, value)
-        yield
 
 
 @pytest.fixture(scope="module")

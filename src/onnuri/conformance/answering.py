@@ -136,6 +136,33 @@ def runtimes(subject: Subject) -> str:
     return "answers made of outputs alone are the same"
 
 
+@torch.no_grad()
+def continuing(subject: Subject) -> str:
+    """`steps` from nothing gives what `outputs` gives; what it keeps grows along one axis, each record's own, and is gone on from
+    in the same way by every row."""
+    model, rows = subject.model, four(subject)
+    family, net = model.family, model.net
+    batch = model.collate(rows, keys=KEYS)
+    (values, mask), memory = family.steps(net, batch, ())
+    wanted, wanted_mask = model.outputs(batch)
+    require(gap(wanted, values) <= TOLERANCE, "steps from nothing gives other values than outputs")
+    require(torch.equal(mask, wanted_mask), "steps from nothing gives another mask than outputs")
+    if not memory:
+        return "keeps nothing: reads all from the start"
+    (after, _), grown = family.steps(net, batch, memory)
+    require(len(grown) == len(memory), f"a memory of {len(memory)} tensors went on as one of {len(grown)}")
+    for number, (one, two) in enumerate(zip(memory, grown)):
+        sizes = [(a, b) for a, b in zip(one.shape, two.shape) if a != b]
+        require(one.shape[:1] == two.shape[:1] == (len(rows),), f"tensor {number} of the memory must have B first")
+        require(one.dim() == two.dim() and len(sizes) == 1, f"tensor {number} of the memory must grow along one axis")
+    require(gap(values, after) > TOLERANCE, "steps does not look at the memory")
+    for row in range(len(rows)):
+        part = slice(row, row + 1)
+        (alone, _), _ = family.steps(net, {k: v[part] for k, v in batch.items()}, [tensor[part] for tensor in memory])
+        require(gap(alone, after[part]) <= TOLERANCE, "what follows one record's memory depends on the others")
+    return f"{len(memory)} tensors are kept of what was read"
+
+
 def described(subject: Subject) -> str:
     """`encoding`, followed without the family, gives the entries that `collate` gives and all that `outputs` reads."""
     model, said = subject.model, subject.family.encoding(subject.model.assets)
@@ -277,6 +304,7 @@ MAKING = {"start": new_model, "fields": asked_for}
 ANSWERING = {
     "sample": answers,
     "sample on any runtime": runtimes,
+    "steps": continuing,
     "encoding": described,
     "score and headline": scores,
     "like": same_design,

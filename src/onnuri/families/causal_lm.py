@@ -25,6 +25,7 @@ from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
 from . import depth, next_token, sizes, vocabulary, widths
+from .decoding import padded
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -195,7 +196,7 @@ def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[n
 @torch.no_grad()
 def require_causal(net: nn.Module) -> None:
     """Refusal when what the net says of the first token depends on later ones: it would see the answer."""
-    values = next_token.logits_of(net, next_token.padded([[0, 1, 1, 1, 1, 1], [0, 2, 2, 2, 2, 2]], 0))[:, 0]
+    values = next_token.logits_of(net, padded([[0, 1, 1, 1, 1, 1], [0, 2, 2, 2, 2, 2]], 0))[:, 0]
     rounding = max(1e-5, 4 * torch.finfo(values.dtype).eps)
     one, other = values.float()
     if (one - other).abs().max() > rounding * one.abs().max():
@@ -261,6 +262,7 @@ FAMILY = Family(
     encoding=lambda assets: {},
     loss=next_token.loss,
     outputs=next_token.outputs,
+    steps=next_token.steps,
     sample=next_token.sample,
     score=next_token.score,
     headline=lambda assets: ("bits_per_byte", "down"),

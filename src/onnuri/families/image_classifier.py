@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
@@ -331,6 +331,7 @@ FAMILY = Family(
     encoding=encoding,
     loss=loss,
     outputs=outputs,
+    steps=reads_all(outputs),
     sample=sample,
     score=score,
     headline=lambda assets: ("accuracy", "up"),

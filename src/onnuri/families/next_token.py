@@ -13,6 +13,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..data import Kind, Record
-from ..family import Batch, Decoder, Outputs, Session, on_any_runtime
+from ..family import Batch, Decoder, Memory, Outputs, Session, on_any_runtime
+from .decoding import continued_by, disturbed, generated, padded
 
 PROMPT = "prompt"  # the field that is continued where the data has no column of prompts
 IGNORE = -100  # the label of transformers for a token that is not asked for
@@ -92,29 +94,63 @@ def shortened(ids: list[int], room: int) -> list[int]:
     return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]]
 
 
-def padded(sequences: list[list[int]], pad: int) -> Batch:
-    """input_ids, attention_mask, position_ids (B, T). Without positions some nets would count the padding."""
-    longest = max(map(len, sequences))
-    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences])
-    places = torch.arange(longest).repeat(len(sequences), 1)
-    mask = places < torch.tensor([[len(ids)] for ids in sequences])
-    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": places}
-
-
 # --------------------------------------------------------------------------------------------- the next token
 
 
-def logits_of(net: nn.Module, batch: Batch) -> Tensor:
-    """(B, T, V). Positions go to the nets that take them; no cache is filled."""
+def logits_of(net: nn.Module, batch: Batch, past: Any = None) -> Tensor:
+    """(B, T, V). Positions go to the nets that take them. `past`: a cache to go on from and to fill."""
     taken = inspect.signature(net.forward).parameters
     names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in taken]
-    cache = {"use_cache": False} if "use_cache" in taken else {}
+    cache = {"use_cache": past is not None} if "use_cache" in taken else {}
+    if past is not None:
+        cache["past_key_values"] = past
     return net(**{name: batch[name] for name in names}, **cache).logits
 
 
 @on_any_runtime
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
     return logits_of(net, batch), batch["predicted"]
+
+
+def steps(net: nn.Module, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+    """The memory: which places are there (B, T), then keys and values (B, heads, T, width) of each layer in turn. Tokens after
+    it are counted on. Nothing is kept of nets whose library keeps something else."""
+    if isinstance(net, Session):
+        return net.steps(batch, memory)
+    if not memory and not keys_and_values(net):
+        return outputs(net, batch), ()
+    mask, places, past = batch["attention_mask"], batch["position_ids"], cache_of(memory[1:])
+    if memory:
+        places = places + memory[0].sum(1, keepdim=True)
+        mask = torch.cat([memory[0], mask], 1)
+    values = logits_of(net, batch | {"attention_mask": mask, "position_ids": places}, past)
+    return (values, batch["predicted"]), [mask, *(part for layer in past.layers for part in (layer.keys, layer.values))]
+
+
+def keys_and_values(net: Any) -> bool:
+    """Whether what its library keeps of the places read is their keys and values, in every layer."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    if isinstance(net, Session) or "past_key_values" not in inspect.signature(net.forward).parameters:
+        return False
+    return {type(layer) for layer in DynamicCache(config=net.config).layers} <= {
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+    }
+
+
+def cache_of(kept: Memory) -> Any:
+    """The library's cache, filled with the keys and values of each layer in turn. It keeps all places where attention slides as
+    well: what is out of sight is masked."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in zip(kept[::2], kept[1::2]):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values  # and not through `update`, which would copy them
+        cache.layers.append(layer)
+    return cache
 
 
 def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
@@ -217,63 +253,9 @@ def decoded_by(
     if isinstance(net, Decoder):
         changes = [each and (lambda logits, each=each: disturbed(logits[None], [each])[0]) for each in drawn]
         return net.continued(prompts, most, assets.stops, changes)
-    return (decode_plainly if isinstance(net, Session) else decode_cached)(net, assets, prompts, most, drawn)
-
-
-def disturbed(logits: Tensor, drawn: Sequence[torch.Generator | None]) -> Tensor:
-    """Logits (B, V) whose largest is a token drawn by its probability, where a row has a generator: noise after Gumbel is
-    added (Maddison et al., arXiv:1411.0030)."""
-    noise = [
-        torch.zeros(logits.shape[1])
-        if each is None
-        else -torch.empty(logits.shape[1]).exponential_(generator=each).log()
-        for each in drawn
-    ]
-    return logits + torch.stack(noise).to(logits) if any(drawn) else logits
-
-
-def decode_plainly(
-    net: nn.Module, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
-) -> list[list[int]]:
-    """New tokens of each prompt through `outputs` alone, so on any runtime."""
-    made: list[list[int]] = [[] for _ in prompts]
-    for _ in range(most):
-        live = [i for i, ids in enumerate(made) if not ids or ids[-1] not in assets.stops]
-        if not live:
-            break
-        batch = padded([prompts[i] + made[i] for i in live], assets.pad)
-        ends = batch["attention_mask"].sum(1) - 1
-        values, _ = outputs(net, batch | {"predicted": batch["position_ids"] == ends[:, None]})
-        scores = disturbed(values[torch.arange(len(live)), ends].float(), [drawn[i] for i in live])
-        for i, token in zip(live, scores.argmax(-1).tolist()):
-            made[i].append(token)
-    return made
-
-
-def decode_cached(
-    net: Any, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
-) -> list[list[int]]:
-    """The same by `generate` with its cache. Prompts of one length go together, so nothing is padded; what
-    the folder's generation_config.json prefers is overruled."""
-    from transformers import GenerationConfig
-
-    greedy = GenerationConfig(
-        max_new_tokens=most,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=list(assets.stops) or None,
-        pad_token_id=assets.pad,
-    )
-    made: dict[int, list[int]] = {}
-    for length in sorted({len(ids) for ids in prompts}):
-        group = [i for i, ids in enumerate(prompts) if len(ids) == length]
-        ids = torch.tensor([prompts[i] for i in group], device=device_of(net))
-        noise = [lambda _, scores, group=group: disturbed(scores.float(), [drawn[i] for i in group])]
-        rows = net.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy, logits_processor=noise)
-        made |= dict(zip(group, rows[:, length:].tolist()))
-    return [made[i] for i in range(len(prompts))]
+    if keys_and_values(net) or isinstance(net, Session):
+        return continued_by(partial(steps, net), prompts, most, assets.stops, assets.pad, drawn, device_of(net))
+    return generated(net, prompts, most, assets.stops, assets.pad, drawn)
 
 
 def device_of(net: nn.Module) -> torch.device:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, seeded
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
 from . import depth, sizes
 from .series import (
@@ -254,6 +254,7 @@ FAMILY = Family(
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,
+    steps=reads_all(outputs),
     sample=sample,
     score=score,
     headline=lambda series: ("mse", "down"),

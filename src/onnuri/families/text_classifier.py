@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, Size, on_any_runtime
+from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all
 from ..nets.ngram_net import NgramNet
 from . import depth, heads, labels, sizes, text_ngrams, text_tokens
 
@@ -162,6 +162,7 @@ FAMILY = Family(
     encoding=encoding,
     loss=loss,
     outputs=outputs,
+    steps=reads_all(outputs),
     sample=sample,
     score=score,
     headline=lambda assets: ("accuracy", "up"),

@@ -13,7 +13,7 @@ from .. import encoding, measure, registry
 from ..data import Data, Records
 from ..errors import BadSettings, OnnuriError, Refusal
 from ..family import Session
-from ..graph import OPSETS, in_float
+from ..graph import OPSETS, STEPPING, USUAL, in_float
 from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Quiet, Result
 from ..operation import Settings as Base
@@ -33,10 +33,11 @@ class Settings(Base):
     to: RuntimeName = Field("onnx", description="the runtime to write for; fastest: that which answers soonest here")
     precision: Precision = Field("fp32", description="what the runtime computes in")
     opset: int = Field(
-        20,
+        USUAL,
         ge=OPSETS.start,
         lt=OPSETS.stop,
-        description="version of the ONNX operator set, where the runtime reads ONNX",
+        description=f"version of the ONNX operator set, where the runtime reads ONNX; where nothing is said {STEPPING} for a net that "
+        "keeps a memory",
     )
 
 

@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..data import Records
 from ..errors import BadInput, needs_extra
-from ..family import Batch, Outputs, Session
-from ..graph import OPSETS, graph_of
+from ..family import Batch, Memory, Outputs, Session
+from ..graph import MEMORY, OPSETS, STEPPING, graph_of
 from ..model import Model
 from ..operation import Log
 from ..runtime import Choice, Runtime
+from ..weights.attach import packed_weights
 from . import integers
+from .groups import in_groups
 
 ARTEFACT = "onnuri/model.onnx"
 IN_INTEGERS = "onnuri.computes"
@@ -28,7 +31,9 @@ class OnnxSession(Session):
     def __init__(self, graph: bytes):
         super().__init__()
         self.graph, self.session = graph, opened(graph, self.artefact)
-        self.inputs = [entry.name for entry in self.session.get_inputs()]
+        entries = {entry.name: entry for entry in self.session.get_inputs()}
+        self.memory = [entry for name, entry in entries.items() if name.startswith(MEMORY)]
+        self.inputs = [name for name in entries if not name.startswith(MEMORY)]
 
     def __deepcopy__(self, memo: dict) -> "OnnxSession":
         copy = OnnxSession(self.graph)
@@ -36,8 +41,14 @@ class OnnxSession(Session):
         return copy
 
     def forward(self, batch: Batch) -> Outputs:
-        values, mask = self.session.run(None, {name: batch[name].detach().cpu().numpy() for name in self.inputs})
-        return torch.from_numpy(values), torch.from_numpy(mask)
+        return self.steps(batch, ())[0]
+
+    def steps(self, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+        given = {name: batch[name].detach().cpu().numpy() for name in self.inputs}
+        kept = [tensor.numpy() for tensor in memory] or [empty(entry, batch) for entry in self.memory]
+        given |= {entry.name: one for entry, one in zip(self.memory, kept)}
+        values, mask, *kept = map(torch.from_numpy, self.session.run(None, given))
+        return (values, mask), kept
 
     def get_extra_state(self) -> bytes:
         """What stands for the weights, so that digests see it."""
@@ -46,6 +57,13 @@ class OnnxSession(Session):
     def save(self, folder: Path) -> None:
         (folder / ARTEFACT).parent.mkdir(exist_ok=True)
         (folder / ARTEFACT).write_bytes(self.graph)
+
+
+def empty(entry: Any, batch: Batch) -> np.ndarray:
+    """What a memory's tensor is before anything is read: axes of any size are empty, but for that of the records."""
+    rows = len(next(iter(batch.values())))
+    shape = [size if isinstance(size, int) else 0 for size in entry.shape[1:]]
+    return np.zeros((rows, *shape), np.int64 if entry.type == "tensor(int64)" else np.float32)
 
 
 def opened(graph: bytes, artefact: str) -> Any:
@@ -80,9 +98,20 @@ def inference(graph: bytes, artefact: str, fused: bool) -> Any:
 
 
 def make(model: Model, records: Records, choice: Choice, log: Log) -> Session:
-    if choice.precision == "int8":
+    """In 8 bits a net that keeps a memory, whose time goes into reading its weights, has only those in codes."""
+    stepping = keeps_memory(model, records)
+    if choice.precision == "int8" and not stepping:
         return make_int8(model, records, choice, log)
-    return OnnxSession(graph_of(model, records, choice.opset).SerializeToString())
+    graph = graph_of(model, records, STEPPING if stepping and not choice.changed("opset") else choice.opset, stepping)
+    if choice.precision != "fp32":
+        packed = [base for _, base in packed_weights(model.net).values()]
+        in_groups(graph, int(choice.precision.removeprefix("int")), packed)
+    return OnnxSession(graph.SerializeToString())
+
+
+def keeps_memory(model: Model, records: Records) -> bool:
+    with torch.no_grad():
+        return bool(model.family.steps(model.net, model.collate(records.list(slice(0, 1))), ())[1])
 
 
 def make_int8(model: Model, records: Records, choice: Choice, log: Log) -> Session:
@@ -104,4 +133,4 @@ def open_folder(folder: Path) -> OnnxSession:
     return OnnxSession((folder / ARTEFACT).read_bytes())
 
 
-RUNTIME = Runtime("onnx", ARTEFACT, ("fp32", "int8"), OPSETS, make, open_folder)
+RUNTIME = Runtime("onnx", ARTEFACT, ("fp32", "int8", "int4"), OPSETS, make, open_folder)
