@@ -36,8 +36,8 @@ class Settings(Base):
         USUAL,
         ge=OPSETS.start,
         lt=OPSETS.stop,
-        description=f"version of the ONNX operator set, where the runtime reads ONNX; where nothing is said {STEPPING} for a net that "
-        "keeps a memory",
+        description="version of the ONNX operator set, where the runtime reads ONNX; where nothing is said "
+        f"{STEPPING} for a net that keeps a memory",
     )
 
 
