@@ -11,7 +11,8 @@ from onnuri import registry
 from onnuri.errors import BadSettings, Refusal
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.prune import OPERATION, Settings, apply, keep, pruned
+from onnuri.operations.prune import OPERATION, Settings, apply
+from onnuri.operations.prune.numbers import keep, pruned
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
 from onnuri.weights.gptq import DAMPING

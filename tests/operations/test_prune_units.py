@@ -13,7 +13,8 @@ from onnuri.errors import BadSettings, Refusal
 from onnuri.model import Model, count_parameters, open_model, tensor_digest, write_model
 from onnuri.operation import Quiet
 from onnuri.operations import distill, train
-from onnuri.operations.prune import OPERATION, Settings, apply, cuts_of
+from onnuri.operations.prune import OPERATION, Settings, apply
+from onnuri.operations.prune.units import cuts_of
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
 from onnuri.weights.gptq import DAMPING
