@@ -3,7 +3,7 @@
 Letters in the signatures: B records in a batch, T places in a record, D the values at one place.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -45,6 +45,26 @@ class Size:
 
     least: int = 1
     """Fewer of them could not answer."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that a model reads, whatever it calls them; their numbers stand in its batches."""
+
+    entry: str
+    """The entry of a batch that holds the numbers."""
+
+    rows: "Tensor"
+    """(V, W): what the net reads for each number."""
+
+    needed: Collection[int]
+    """Without these a record could not be read, or would not end: marks, single characters."""
+
+    parts: Mapping[int, Sequence[int]]
+    """{number of a token: those that it is put together from}, without which it is never met."""
+
+    kept: Callable[["Tensor"], tuple[nn.Module, Any]]
+    """(numbers that stay, ascending, with all that is needed) -> (net, assets): the same model that knows no others."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,9 @@ class Family:
     """(net, assets) -> the numbers of units that the description states, [] where it states none. Whether a net with
     another number is this one with units left out, is for whoever builds it to find out."""
 
+    vocabulary: Callable[[nn.Module, Any], Sequence[Vocabulary]]
+    """(net, assets) -> the tokens that it reads, where some can be left out; [] where it reads none, or none can."""
+
     tiny: Callable[[], dict]
     """A config for `start` that makes a complete model in a moment."""
 
@@ -189,6 +212,11 @@ def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[
         return net(batch) if isinstance(net, Session) else outputs(net, batch)
 
     return run
+
+
+def no_tokens(net: nn.Module, assets: Any) -> list[Vocabulary]:
+    """The `vocabulary` of a family that reads no tokens."""
+    return []
 
 
 def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:

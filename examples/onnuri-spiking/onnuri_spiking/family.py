@@ -18,7 +18,7 @@ from onnuri import hub
 from onnuri.data import Record, Records, records_of, required_answer
 from onnuri.errors import BadSettings, Refusal
 from onnuri.families import depth, labels
-from onnuri.family import Batch, Family, Outputs, on_any_runtime, reads_all, seeded
+from onnuri.family import Batch, Family, Outputs, no_tokens, on_any_runtime, reads_all, seeded
 from onnuri.nets.pixels import Shape, guess_shape, to_tensor
 
 from .net import Design, SpikingNet
@@ -209,6 +209,7 @@ FAMILY = Family(
     players=lambda net: {"classifier": net},
     blocks=blocks,
     keep=keep,
+    vocabulary=no_tokens,
     tiny=lambda: {"width": 16, "layers": 2, "steps": 4},
     toy=toy,
 )

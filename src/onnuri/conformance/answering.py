@@ -163,6 +163,31 @@ def continuing(subject: Subject) -> str:
     return f"{len(memory)} tensors are kept of what was read"
 
 
+@torch.no_grad()
+def fewer_tokens(subject: Subject) -> str:
+    """`vocabulary`: its entry holds the numbers of the rows; without the last one that can be spared the model answers as the
+    whole one that is given the same tokens."""
+    model, rows = subject.model, four(subject)
+    found = list(model.family.vocabulary(model.net, model.assets))
+    for one in found:
+        numbers = model.collate(rows)[one.entry]
+        require(not numbers.is_floating_point(), f"'{one.entry}' must hold whole numbers")
+        require(
+            0 <= int(numbers.min()) <= int(numbers.max()) < len(one.rows), f"'{one.entry}' holds numbers without a row"
+        )
+        made_of = {part for parts in one.parts.values() for part in parts}
+        spare = [number for number in range(len(one.rows)) if number not in one.needed and number not in made_of]
+        require(spare, "no token can be spared: then `vocabulary` is []")
+        kept = torch.tensor([number for number in range(len(one.rows)) if number != spare[-1]])
+        less = Model(model.family, *one.kept(kept))
+        batch = less.collate(rows, keys=KEYS)
+        told = batch | {one.entry: kept[batch[one.entry].long()].to(batch[one.entry].dtype)}
+        values, wanted = less.outputs(batch)[0], model.outputs(told)[0]
+        wanted = wanted if wanted.shape == values.shape else wanted[..., kept]
+        require(gap(wanted, values) <= TOLERANCE, "with a token less, the others are answered otherwise")
+    return f"{sum(len(one.rows) for one in found):,} tokens" if found else "reads no tokens that could be spared"
+
+
 def described(subject: Subject) -> str:
     """`encoding`, followed without the family, gives the entries that `collate` gives and all that `outputs` reads."""
     model, said = subject.model, subject.family.encoding(subject.model.assets)
@@ -311,4 +336,5 @@ ANSWERING = {
     "blocks": places_inside,
     "keep": fewer_blocks,
     "sizes": other_numbers,
+    "vocabulary": fewer_tokens,
 }

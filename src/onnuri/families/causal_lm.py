@@ -22,9 +22,9 @@ from torch import nn
 
 from ..data import Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Family
+from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, next_token, sizes, vocabulary, widths
+from . import depth, fewer_tokens, next_token, sizes, vocabulary, widths
 from .decoding import padded
 from .next_token import Assets
 
@@ -220,6 +220,13 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     return other, assets
 
 
+def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+    noted = {name: getattr(assets, name) for name in NOTES}
+    return fewer_tokens.vocabulary_of(
+        net, assets.tokenizer, lambda net, tokenizer: with_tokenizer(net, tokenizer, noted)
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ toys
 
 
@@ -270,6 +277,7 @@ FAMILY = Family(
     blocks=hub_blocks,
     keep=depth.keep_layers,
     sizes=sizes.of_config,
+    vocabulary=vocabulary_of,
     tiny=tiny,
     toy=toy,
 )

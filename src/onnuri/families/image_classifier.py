@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
@@ -339,6 +339,7 @@ FAMILY = Family(
     blocks=hub.hub_blocks,
     keep=keep,
     sizes=sizes_of,
+    vocabulary=no_tokens,
     tiny=lambda: {"width": 16, "depth": 1},
     toy=toy,
 )

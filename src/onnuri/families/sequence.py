@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
 from . import depth, sizes
 from .series import (
@@ -262,6 +262,7 @@ FAMILY = Family(
     blocks=blocks,
     keep=keep,
     sizes=sizes_of,
+    vocabulary=no_tokens,
     tiny=tiny,
     toy=toy,
 )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, Sound, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
 from ..sounds import RATES, resampled
 from . import depth, heads, labels, sizes
@@ -368,6 +368,7 @@ FAMILY = Family(
     blocks=blocks,
     keep=keep,
     sizes=sizes_of,
+    vocabulary=no_tokens,
     tiny=lambda: {"width": 16, "mels": 24},
     toy=toy,
 )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.table_net import TableNet
 from . import depth, labels, sizes, tables
 from .tables import Table
@@ -227,6 +227,7 @@ FAMILY = Family(
     blocks=blocks,
     keep=keep,
     sizes=sizes_of,
+    vocabulary=no_tokens,
     tiny=tiny,
     toy=tables.toy,
 )

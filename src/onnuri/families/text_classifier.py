@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, Size, on_any_runtime, reads_all
+from ..family import Batch, Family, Outputs, Size, Vocabulary, on_any_runtime, reads_all
 from ..nets.ngram_net import NgramNet
 from . import depth, heads, labels, sizes, text_ngrams, text_tokens
 
@@ -86,6 +86,10 @@ def sizes_of(net: Any, assets: Assets) -> list[Size]:
         return sizes.on_meta(lambda: NgramNet(replace(net.design, width=width)))
 
     return [Size("width", "channels", net.design.width, made)]
+
+
+def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+    return module_of(assets).vocabulary_of(net, assets)
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
@@ -170,6 +174,7 @@ FAMILY = Family(
     blocks=blocks,
     keep=keep,
     sizes=sizes_of,
+    vocabulary=vocabulary_of,
     tiny=lambda: {
         "net": "bert",
         "hidden_size": 32,

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .. import hub
 from ..data import Records, as_label, required_answer
 from ..errors import BadSettings
-from ..family import Batch, seeded
+from ..family import Batch, Vocabulary, seeded
 from ..nets.ngram_net import Design, NgramNet, design_of
 from . import labels, ngrams
 from .ngrams import Ngrams
@@ -145,6 +146,21 @@ def like(net: NgramNet, assets: Assets, scale: float, generator: torch.Generator
     other = build(replace(net.design, width=max(1, round(net.design.width * scale))), generator)
     other.bag.telling.copy_(net.bag.telling)
     return other, assets
+
+
+def vocabulary_of(net: NgramNet, assets: Assets) -> list[Vocabulary]:
+    """See Family.vocabulary: n-grams that are not known are passed over, so that any can go."""
+
+    def kept(numbers: Tensor) -> tuple[NgramNet, Assets]:
+        known = Ngrams(assets.ngrams.prints[numbers[1:].numpy() - 1], assets.ngrams.longest)
+        other = NgramNet(replace(net.design, ngrams=len(known)))
+        of_each = ("bag.table.weight", "bag.telling")
+        state = net.state_dict()
+        other.load_state_dict({name: value[numbers] if name in of_each else value for name, value in state.items()})
+        return other.train(net.training), replace(assets, ngrams=known, digest=known.digest)
+
+    rows = net.bag.table.weight.detach() * net.bag.telling[:, None]
+    return [Vocabulary("ngrams", rows, {0}, {}, kept)]
 
 
 # ---------------------------------------------------------------------------------------------------- batches

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Records, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch
-from . import heads, labels, vocabulary, widths
+from ..family import Batch, Vocabulary
+from . import fewer_tokens, heads, labels, vocabulary, widths
 
 DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
@@ -169,6 +169,12 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     from transformers import AutoModelForSequenceClassification
 
     return heads.like(AutoModelForSequenceClassification, net, scale, generator), assets
+
+
+def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+    """See Family.vocabulary."""
+    rest = (assets.labels, assets.question, assets.answer)
+    return fewer_tokens.vocabulary_of(net, assets.tokenizer, lambda net, tokenizer: assets_of(net, tokenizer, *rest))
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

@@ -9,6 +9,7 @@ keeps them. Two of four in a row is what the sparse units of some accelerators t
 `--units` takes out whole units: the result is a smaller net of the same design without any zeros. Which slices make up a
 unit is found by looking (`weights/units.py`), how units are ranked says `weights/ranking.py`. Wherever a net has such units
 each place loses the same share of them, its own least important ones, since a description has one number for all places.
+`--units tokens` takes tokens out of what a text model reads, with their rows; every text can still be read.
 """
 
 from ...data import Data
@@ -22,7 +23,8 @@ from ...weights.matrices import weights
 from ...weights.sharing import unshared_numbers
 from ...weights.units import TOLERANCE
 from .numbers import change_of_the_rest, crowded_fours, missing_zeros, with_zeros
-from .settings import ROLES, Settings
+from .settings import COUNTED, ROLES, Settings
+from .tokens import fewer_tokens, tokens_too_many, unlike_whole
 from .units import narrower, shallower, units_too_many, unlike_zeros
 
 
@@ -35,12 +37,15 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         )
     records = data.split("train")
     looks = settings.method != "magnitude" or settings.units == "blocks"
-    seen = looked_at(records, settings.calibration, log) if looks else None
+    many = COUNTED if settings.units == "tokens" and not settings.changed("calibration") else settings.calibration
+    seen = looked_at(records, many, log) if looks else None
     if settings.units == "numbers":
         result = Result(model=with_zeros(settings, log, model, seen))
     elif settings.units == "blocks":
         assert seen is not None, "blocks are looked at"
         result = Result(model=shallower(settings, log, model, seen))
+    elif settings.units == "tokens":
+        result = fewer_tokens(settings, log, model, seen)
     else:
         result = narrower(settings, log, model, records, seen)
     assert result.model is not None
@@ -68,11 +73,16 @@ OPERATION = Operation(
         Promise("parameters left, as a share of the original's", "at most", 0.9999, parameters_left),
         Promise("units left besides the share asked for, in steps of the design", "at most", 1.0, units_too_many),
         Promise("answers unlike those with zeros in the units' place, relative", "at most", TOLERANCE, unlike_zeros),
+        Promise("tokens left besides the share asked for", "at most", 0.0, tokens_too_many),
+        Promise(
+            "answers unlike those of the whole net given the same tokens, relative", "at most", TOLERANCE, unlike_whole
+        ),
     ),
     (  # single numbers are no search's matter: zeros take as many bytes
         Way("weights", {"units": ("channels",), "share": (0.5, 0.25, 0.75), "method": ("wanda", "magnitude")}),
         Way("weights", {"units": ("heads",), "share": (0.5, 0.25, 0.75), "method": ("wanda", "magnitude")}),
         Way("weights", {"units": ("experts",), "share": (0.5, 0.25, 0.75)}),
         Way("weights", {"units": ("blocks",), "share": (0.5, 0.25)}),
+        Way("weights", {"units": ("tokens",), "share": (0.75, 0.5, 0.9, 0.95), "method": ("wanda", "magnitude")}),
     ),
 )

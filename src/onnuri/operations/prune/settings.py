@@ -7,13 +7,14 @@ from pydantic import Field, model_validator
 from ...operation import Settings as Base
 
 ROLES = ("linear", "conv", "expert")
+COUNTED = 20_000  # records whose tokens are counted: most tokens are rare
 
 
 class Settings(Base):
     share: float = Field(
         0.5, gt=0, lt=1, description="share of each matrix's numbers that becomes zero, or of the units"
     )
-    units: Literal["numbers", "channels", "heads", "experts", "blocks"] = Field(
+    units: Literal["numbers", "channels", "heads", "experts", "blocks", "tokens"] = Field(
         "numbers",
         description="what goes: single numbers become zero; whole units are taken out, and the net is smaller",
     )
@@ -24,7 +25,12 @@ class Settings(Base):
         "matrix", description="rank the numbers within a matrix, or within each of its rows"
     )
     pattern: Literal["any", "2:4"] = Field("any", description="2:4: two of every four columns in a row, in every row")
-    calibration: int = Field(128, ge=1, description="records that wanda, sparsegpt and the choice of blocks look at")
+    calibration: int = Field(
+        128,
+        ge=1,
+        description="records that wanda, sparsegpt and the choice of blocks look at; whose tokens are counted, "
+        f"{COUNTED} where nothing is said",
+    )
 
     @model_validator(mode="after")
     def have_an_effect(self) -> "Settings":
@@ -34,6 +40,8 @@ class Settings(Base):
             raise ValueError("pattern and scope have no effect on whole units")
         if self.units == "blocks" and self.changed("method"):
             raise ValueError("method has no effect on blocks: those go that change least what flows through them")
+        if self.units == "tokens" and self.method == "sparsegpt":
+            raise ValueError("method sparsegpt has no effect on tokens: no layer multiplies them side by side")
         if self.units == "experts" and self.method == "sparsegpt":
             raise ValueError("method sparsegpt has no effect on experts: no layer reads them side by side")
         if self.method == "magnitude" and self.units != "blocks" and self.changed("calibration"):

@@ -1,0 +1,105 @@
+"""Tokens that are taken out of what a model reads: the rows of its tables, and the entries of its vocabulary."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...data import Records
+from ...errors import BadSettings, Refusal
+from ...family import Vocabulary
+from ...model import Model
+from ...operation import Log, Result
+from ...weights.calibration import batches_of
+from .settings import Settings
+
+AT_ONCE = 256  # records
+
+
+def fewer_tokens(settings: Settings, log: Log, model: Model, seen: Records | None) -> Result:
+    """The model with fewer tokens, and in the report which stayed. `seen`: the records whose tokens are counted."""
+    found = list(model.family.vocabulary(model.net, model.assets))
+    if not found:
+        raise Refusal("this model reads no tokens that could be left out", "--units channels")
+    report = []
+    for number in range(len(found)):
+        one = model.family.vocabulary(model.net, model.assets)[number]
+        left = left_of(one, settings.share)
+        kept = staying(one, scores(one, model, seen), left)
+        net, assets = one.kept(kept)
+        # other files of the folder may list the tokens as they were
+        model = replace(model, net=net, assets=assets, baked={}, folder=None)
+        report.append((one.entry, kept, left))
+        log.progress(number + 1, len(found), f"tokens: {len(one.rows):,} -> {len(kept):,}")
+    return Result(model=model, report={"tokens": report})
+
+
+def left_of(one: Vocabulary, share: float) -> int:
+    """How many tokens stay. BadSettings where that is fewer than cannot be spared."""
+    count, least = len(one.rows), len(one.needed)
+    left = round(count * (1 - share))
+    if left < least:
+        raise BadSettings(
+            f"'share' {share:g} would leave {left:,} of {count:,} tokens; {least:,} of them no text can be read without",
+            hint=f"--share {int(1000 * (1 - least / count)) / 1000:g} or less",
+        )
+    return left
+
+
+def scores(one: Vocabulary, model: Model, seen: Records | None) -> Tensor:
+    """(V,): how large a token's row is, times the root of how often it is read, as of any number and its input; the size alone
+    decides among those that are never read, and where nothing is looked at."""
+    size = one.rows.float().norm(dim=1).cpu()
+    if seen is None:
+        return size
+    counts = torch.zeros(len(size))
+    for batch in batches_of(model, seen, AT_ONCE):
+        counts += torch.bincount(batch[one.entry].flatten().long(), minlength=len(size))
+    return size * counts.sqrt() + size / size.max().clamp_min(1e-30) * 1e-6
+
+
+def staying(one: Vocabulary, scores: Tensor, left: int) -> Tensor:
+    """(left,) or a few less: the numbers of the tokens of the highest scores that stay, with all that they are made of."""
+    kept = set(one.needed)
+    for number in scores.argsort(descending=True, stable=True).tolist():
+        if len(kept) >= left:
+            break
+        with_parts = needed_by(number, one) - kept
+        if len(kept) + len(with_parts) <= left:
+            kept |= with_parts
+    return torch.tensor(sorted(kept))
+
+
+def needed_by(number: int, one: Vocabulary) -> set[int]:
+    """The token itself and all that it is put together from."""
+    found, pending = set[int](), [number]
+    while pending:
+        if (each := pending.pop()) not in found:
+            found.add(each)
+            pending += one.parts.get(each, ())
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- promises
+
+
+def tokens_too_many(settings: Settings, inputs: dict, result: Result) -> float | None:
+    """How many more are left than were asked for."""
+    kept = (result.report or {}).get("tokens")
+    return max(float(len(numbers) - left) for _, numbers, left in kept) if kept else None
+
+
+@torch.no_grad()
+def unlike_whole(settings: Settings, inputs: dict, result: Result) -> float | None:
+    """How far the answers are from those of the large net that is given the same tokens, relative to the largest."""
+    kept = (result.report or {}).get("tokens")
+    assert result.model is not None
+    if not kept:
+        return None
+    before: Model = inputs["model"]
+    batch = result.model.collate(inputs["data"].split("test").some(32).list())
+    told = batch | {entry: numbers[batch[entry].long()].to(batch[entry].dtype) for entry, numbers, _ in kept}
+    answers, (wanted, _) = result.model.outputs(batch)[0], before.outputs(told)
+    if wanted.shape[-1] != answers.shape[-1]:  # one for each token
+        wanted = wanted[..., kept[0][1]]
+    return float((answers - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
