@@ -10,17 +10,30 @@ BESIDE = {"f32": "f32", "f16": "bf16", "Q8_0": "bf16", "Q4_0": "bf16"}
 """{form: what transformers computes in beside it}"""
 
 
+ON_ONNX = ("f32", "Q8_0", "Q4_0")
+SPEED = ("tokens_per_second", "tokens/s", "higher")
+
+
 def side(name: str, form: str) -> Side:
     command = ("python", "{here}/sides/decoding.py", "--kept", "{kept}", "--side", name, "--form", form)
-    names = {"onnuri": "onnuri", "raw": "llama.cpp", "transformers": f"transformers {form}"}
-    return Side(names[name], (command,))
+    names = {"raw": "llama.cpp", "transformers": f"transformers {form}"}
+    return Side(names.get(name, "onnuri"), (command,))
 
 
 def race(form: str) -> Race:
     raw, library = side("raw", form), side("transformers", BESIDE[form])
-    speed = ("tokens_per_second", "tokens/s", "higher")
-    rows = {raw.name: (Row(*speed, 0.95),), library.name: (Row(*speed, 1.0),)}
+    rows = {raw.name: (Row(*SPEED, 0.95),), library.name: (Row(*SPEED, 1.0),)}
     return Race(f"79 M Llama, {form}", side("onnuri", form), (raw, library), rows, MADE, repeats=5)
 
 
-RACES = tuple(map(race, BESIDE))
+def elsewhere(what: str, ours: Side, form: str) -> Race:
+    """On a runtime that takes what llama.cpp does not know, beside transformers."""
+    library = side("transformers", BESIDE[form])
+    return Race(f"79 M Llama, {what}", ours, (library,), {library.name: (Row(*SPEED, 1.0),)}, MADE, repeats=5)
+
+
+RACES = (
+    *map(race, BESIDE),
+    *(elsewhere(f"ONNX Runtime, {form}", side("onnx", form), form) for form in ON_ONNX),
+    elsewhere("torch, f32", side("torch", "f32"), "f32"),
+)

@@ -1,7 +1,7 @@
 """What the sides of the race over decoding share: a Llama of 79 M with random weights, in every form, and the clock.
 
 python benchmarks/sides/decoding.py --data DATA --kept FOLDER     makes the model and its exports
-python benchmarks/sides/decoding.py --kept FOLDER --side onnuri|raw|transformers --form FORM     runs one
+python benchmarks/sides/decoding.py --kept FOLDER --side onnuri|onnx|torch|raw|transformers --form FORM     runs one
 """
 
 import json
@@ -18,6 +18,8 @@ SIZE, PROMPT, NEW, TURNS = "79", 4, 100, 5
 FORMS = {"f32": "fp32", "f16": "fp16", "Q8_0": "int8", "Q4_0": "int4"}
 """{llama.cpp's name of a form: the precision that export is asked for}"""
 
+ON_ONNX = ("f32", "Q8_0", "Q4_0")
+
 
 def main() -> None:
     parser = language.arguments()
@@ -32,10 +34,13 @@ def main() -> None:
     language.main()
     lines = (chosen.kept / "documents.jsonl").read_text(encoding="utf-8").splitlines()[:64]
     (chosen.kept / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for form, precision in FORMS.items():
-        words = ["export", str(chosen.kept / f"llama-{SIZE}"), "--to", "gguf", "--precision", precision]
-        data = ["--data", str(chosen.kept / "texts.jsonl"), "--answer", "text", "--out", str(chosen.kept / form)]
-        subprocess.run([str(Path(sys.executable).with_name("onnuri")), *words, *data], check=True, capture_output=True)
+    for runtime, forms in {"gguf": FORMS, "onnx": {form: FORMS[form] for form in ON_ONNX}}.items():
+        for form, precision in forms.items():
+            words = ["export", str(chosen.kept / f"llama-{SIZE}"), "--to", runtime, "--precision", precision]
+            out = str(chosen.kept / f"{runtime}-{form}")
+            data = ["--data", str(chosen.kept / "texts.jsonl"), "--answer", "text", "--out", out]
+            program = str(Path(sys.executable).with_name("onnuri"))
+            subprocess.run([program, *words, *data], check=True, capture_output=True)
     print("{}")
 
 
@@ -55,8 +60,35 @@ def tell(decode: Callable[[], list[int]]) -> None:
 def onnuri(kept: Path, form: str) -> Callable[[], list[int]]:
     from onnuri.model import open_model
 
-    net = open_model(kept / form).net
+    net = open_model(kept / f"gguf-{form}").net
     return lambda: net.continued([list(range(1, PROMPT + 1))], NEW, [], [None])[0]
+
+
+def onnx(kept: Path, form: str) -> Callable[[], list[int]]:
+    return stepwise(kept / f"onnx-{form}")
+
+
+def torch_itself(kept: Path, form: str) -> Callable[[], list[int]]:
+    return stepwise(kept / f"llama-{SIZE}")
+
+
+def stepwise(folder: Path) -> Callable[[], list[int]]:
+    """What Onnuri does on every runtime that keeps a memory but does not write by itself."""
+    from functools import partial
+
+    import torch
+
+    from onnuri.families.decoding import continued_by
+    from onnuri.model import open_model
+
+    model = open_model(folder)
+    step, prompt = partial(model.family.steps, model.net), list(range(1, PROMPT + 1))
+
+    def decode() -> list[int]:
+        with torch.inference_mode():
+            return continued_by(step, [prompt], NEW, [], 0, [None], torch.device("cpu"))[0]
+
+    return decode
 
 
 def raw(kept: Path, form: str) -> Callable[[], list[int]]:
@@ -69,7 +101,7 @@ def raw(kept: Path, form: str) -> Callable[[], list[int]]:
     silence = lib.llama_log_callback(lambda level, text, data: None)
     lib.llama_log_set(silence, ctypes.c_void_p(0))
     lib.llama_backend_init()
-    path = kept / form / "onnuri" / "model.gguf"
+    path = kept / f"gguf-{form}" / "onnuri" / "model.gguf"
     model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
     options = lib.llama_context_default_params()
     options.n_ctx = options.n_batch = 256
@@ -111,7 +143,7 @@ def transformers(kept: Path, form: str) -> Callable[[], list[int]]:
     return decode
 
 
-SIDES = {"onnuri": onnuri, "raw": raw, "transformers": transformers}
+SIDES = {"onnuri": onnuri, "onnx": onnx, "torch": torch_itself, "raw": raw, "transformers": transformers}
 
 if __name__ == "__main__":
     main()

@@ -77,6 +77,8 @@ class Way:
     stage: Literal["design", "weights", "repair", "format"]
     choices: dict[str, tuple[Any, ...]]
     role: str = "model"
+    alone: bool = True
+    """Whether its result is of use before anything repairs it: else it is tried in chains only."""
 
 
 @dataclass(frozen=True)

@@ -175,5 +175,5 @@ OPERATION = Operation(
         ),
         Promise("distance of a shared number from what it begins as, in units of rounding", "at most", 1.0, distance),
     ),
-    (Way("design", {"size": (0.5, 0.34)}),),
+    (Way("design", {"size": (0.5, 0.34)}, alone=False),),
 )

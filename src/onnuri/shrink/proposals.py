@@ -101,13 +101,13 @@ def offers_of(operation: Operation, changes: dict[str, Any]) -> list[Offer]:
 
 def singles(found: list[Offer]) -> list[tuple[Offer, Chain]]:
     """Each way that makes a model smaller by itself, alone, at its likeliest."""
-    return [(offer, (offer.move({}),)) for offer in found if offer.way.stage != "repair"]
+    return [(offer, (offer.move({}),)) for offer in found if offer.way.stage != "repair" and offer.way.alone]
 
 
 def pairs(found: list[Offer]) -> list[Chain]:
     """Each way that is there after each of the other stages, both at their likeliest: only the first one of a last stage."""
     last = [offer for offer in found if offer.way.stage == STAGES[-1]][:1]
-    first = [offer for offer in found if offer.way.stage not in (STAGES[-1], "repair")]
+    first = [offer for offer in found if offer.way.stage not in (STAGES[-1], "repair") and offer.way.alone]
     return [(one.move({}), other.move({})) for one in first for other in last]
 
 
