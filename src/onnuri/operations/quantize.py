@@ -34,7 +34,7 @@ from ..weights.matrices import Weight, weights
 from ..weights.number_formats import relative_errors
 from ..weights.packed import FORMATS, GROUP, Format, Rounding, divided, nearest, spread, usual_group
 from ..weights.packed_file import tensor_bytes
-from ..weights.sensitivity import FLOAT, Choice, sensitivity, spent
+from ..weights.sensitivity import FLOAT, Choice, sensitivity, sizes_of, spent
 from ..weights.sharing import block_ties
 
 ROLES = ("linear", "conv", "expert", "embedding")
@@ -213,16 +213,18 @@ def within_budget(
         weight.name: (weight, [(s, group) for s, group in groups.items() if divided(weight.matrix.shape, s, group)])
         for weight in found
     }
-    costs = sensitivity(model, seen, candidates, lambda done: log.progress(done, len(found), "matrices rounded alone"))
     whole = tensor_bytes(model.net)
-    packable = sum(weight.value.nbytes for weight in found)
-    taken = spent(costs, settings.budget * whole - (whole - packable))
-    if taken is None:
-        least = whole - packable + sum(min(option.bytes for option in options) for options in costs.values())
+    room = int(settings.budget * whole)
+    rest = whole - sum(weight.value.nbytes for weight in found)
+    least = rest + sum(min(sizes_of(*candidate).values()) for candidate in candidates.values())
+    if room < least:  # told before anything is measured
         raise BadSettings(
             f"setting 'budget': {settings.budget} of the bytes cannot be met; {least / whole:.4f} comes closest",
             hint=f"--budget {least / whole + 0.0001:.4f}, a larger --group, or prune and distill before",
         )
+    costs = sensitivity(model, seen, candidates, lambda done: log.progress(done, len(found), "matrices rounded alone"))
+    taken = spent(costs, room - rest)
+    assert taken is not None, "there is room for the smallest of each"
     show(costs, taken, found, result)
     return {name: (choice.scheme, groups.get(choice.scheme, 0)) for name, choice in taken.items()}
 

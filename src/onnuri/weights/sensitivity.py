@@ -51,15 +51,20 @@ def sensitivity(
     wanted = [model.outputs(batch) for batch in batches]
     found: Choices = {}
     for number, (name, (weight, schemes)) in enumerate(candidates.items()):
-        original = weight.value.detach().clone()
-        found[name] = [Choice(FLOAT, original.nbytes, 0.0)]
+        original, sizes = weight.value.detach().clone(), sizes_of(weight, schemes)
+        found[name] = [Choice(FLOAT, sizes[FLOAT], 0.0)]
         for scheme, group in schemes:
-            size = packed_bytes(weight.matrix.shape, FORMATS[scheme], group)
             weight.value.copy_(weight.view.tensor(rounded(weight.matrix.float(), scheme, group), original.shape))
-            found[name].append(Choice(scheme, size, divergence(model, batches, wanted)))
+            found[name].append(Choice(scheme, sizes[scheme], divergence(model, batches, wanted)))
             weight.value.copy_(original)
         done(number + 1)
     return found
+
+
+def sizes_of(weight: Weight, schemes: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """{scheme: bytes} of a matrix, as it is as well."""
+    packed = {scheme: packed_bytes(weight.matrix.shape, FORMATS[scheme], group) for scheme, group in schemes}
+    return {FLOAT: weight.value.nbytes, **packed}
 
 
 def rounded(matrix: Tensor, scheme: str, group: int) -> Tensor:
