@@ -106,3 +106,22 @@ def test_llama_cpp_answers_alike(folder, tmp_path, precision):
     prompts = [{"prompt": "고양이가"}, {"prompt": "the cat"}]
     if precision == "fp32":
         assert torch_model.sample(prompts) == other.sample(prompts), "greedy tokens are equal"
+
+
+@pytest.mark.parametrize("cells", [4096, 512])
+def test_texts_written_together_are_those_written_alone(tmp_path, monkeypatch, cells):
+    """Of unlike lengths, of which some end before others; more than are written at once."""
+    pytest.importorskip("llama_cpp")
+    from onnuri.runtimes import gguf as runtime
+
+    monkeypatch.setattr(runtime, "CELLS", cells)
+    model = open_model(save("llama", tmp_path / "m"))
+    gguf_file.write(model.net, tokenizer(model.folder), tmp_path / "x.gguf", "fp32")
+    session = runtime.GgufSession(tmp_path / "x.gguf")
+    prompts = [[1, *range(5, 5 + count)] for count in (1, 4, 9, 2, 20)]
+    alone = [session.continued([prompt], 12, [], [None])[0] for prompt in prompts]
+    assert session.continued(prompts, 12, [], [None] * 5) == alone
+    stop = alone[2][3]
+    ended = session.continued(prompts, 12, [stop], [None] * 5)
+    assert ended == [made[: made.index(stop) + 1] if stop in made else made for made in alone] and len(ended[2]) <= 4
+    assert session.continued([], 12, [], []) == []

@@ -22,6 +22,7 @@ from . import gguf_file
 
 ARTEFACT = "onnuri/model.gguf"
 LEAST = 256  # tokens that a context is made for
+CELLS = 4096  # tokens of all texts that are written at once: for each, all layers keep keys and values
 COMPARED = 200  # texts that both tokenizers cut
 KEPT: list[Any] = []  # what the library calls as long as it lives
 
@@ -48,7 +49,7 @@ class GgufSession(Decoder):
         """`place`: a folder for the file alone, which goes with the session."""
         super().__init__()
         lib = self.lib = llama_cpp()
-        self.path, self.place, self.context, self.room = path, place, None, 0
+        self.path, self.place, self.context, self.room = path, place, None, (0, 0)
         options = lib.llama_model_default_params()
         self.model = lib.llama_model_load_from_file(str(path).encode(), options)
         if not self.model:
@@ -84,7 +85,9 @@ class GgufSession(Decoder):
         values = torch.zeros(*ids.shape, self.num_tokens)
         for row, (sequence, there) in enumerate(zip(ids, mask)):
             tokens = sequence[there].tolist()
-            self.read(tokens, everywhere=True)
+            self.make_room(len(tokens))
+            self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+            self.read([0], [tokens], [0], everywhere=True)
             logits = np.ctypeslib.as_array(self.lib.llama_get_logits(self.context), (len(tokens), self.num_tokens))
             values[row, there] = torch.from_numpy(logits)
         return values, batch["predicted"]
@@ -92,38 +95,53 @@ class GgufSession(Decoder):
     def continued(
         self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], changes: Sequence[Change | None]
     ) -> list[list[int]]:
-        return [self.one(list(prompt), most, set(stops), change) for prompt, change in zip(prompts, changes)]
-
-    def one(self, prompt: list[int], most: int, stops: set[int], change: Change | None) -> list[int]:
-        """The likeliest tokens after a prompt, up to one of `stops`."""
-        lib, made = self.lib, list[int]()
-        self.read(prompt, everywhere=False, room=len(prompt) + most)
-        token = (lib.llama_token * 1)()
-        while len(made) < most:
-            logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(self.context, -1), (self.num_tokens,))
-            made.append(int(logits.argmax() if change is None else change(torch.from_numpy(logits.copy())).argmax()))
-            if made[-1] in stops or len(made) == most:
-                break
-            token[0] = made[-1]
-            self.decode(lib.llama_batch_get_one(token, 1))
+        """So many at once as a context has room for."""
+        made: list[list[int]] = []
+        count = max(1, CELLS // room_for(max(map(len, prompts), default=0) + most))
+        for start in range(0, len(prompts), count):
+            part = slice(start, start + count)
+            made += self.together([list(prompt) for prompt in prompts[part]], most, set(stops), changes[part])
         return made
 
-    def read(self, tokens: list[int], everywhere: bool, room: int = 0) -> None:
-        """Fill an empty cache with these tokens. `everywhere`: what comes next is asked at each place, else at the last.
-        `room`: of the whole sequence, where it goes on."""
+    def together(
+        self, prompts: list[list[int]], most: int, stops: set[int], changes: Sequence[Change | None]
+    ) -> list[list[int]]:
+        """The likeliest tokens after each prompt, up to one of `stops`: one more of every unfinished text in each batch."""
+        made: list[list[int]] = [[] for _ in prompts]
+        self.make_room(max(map(len, prompts)) + most, len(prompts))
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        live, tokens, starts = list(range(len(prompts))), prompts, [0] * len(prompts)
+        while live:
+            places = self.read(live, tokens, starts, everywhere=False)
+            for row, place in zip(live, places):
+                logits = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, place), (self.num_tokens,))
+                change = changes[row]
+                best = logits if change is None else change(torch.from_numpy(logits.copy()))
+                made[row].append(int(best.argmax()))
+            live = [row for row in live if len(made[row]) < most and made[row][-1] not in stops]
+            tokens = [made[row][-1:] for row in live]
+            starts = [len(prompts[row]) + len(made[row]) - 1 for row in live]
+        return made
+
+    def read(self, rows: list[int], tokens: list[list[int]], starts: list[int], everywhere: bool) -> list[int]:
+        """Add tokens to these sequences, from these places on: where in the batch each one's last token stands. `everywhere`:
+        what comes next is asked at each place, else at the last."""
         lib = self.lib
-        self.make_room(max(room, len(tokens)))
-        lib.llama_memory_clear(lib.llama_get_memory(self.context), True)
-        batch = lib.llama_batch_init(len(tokens), 0, 1)
-        batch.n_tokens = len(tokens)
-        for place, token in enumerate(tokens):
-            batch.token[place], batch.pos[place] = token, place
-            batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
-            batch.logits[place] = everywhere or place == len(tokens) - 1
+        batch = lib.llama_batch_init(sum(map(len, tokens)), 0, 1)
+        batch.n_tokens, places = 0, list[int]()
+        for row, sequence, start in zip(rows, tokens, starts):
+            for place, token in enumerate(sequence, start):
+                at = batch.n_tokens
+                batch.token[at], batch.pos[at] = token, place
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
+                batch.logits[at] = everywhere or place == start + len(sequence) - 1
+                batch.n_tokens += 1
+            places.append(batch.n_tokens - 1)
         try:
             self.decode(batch)
         finally:
             lib.llama_batch_free(batch)
+        return places
 
     def decode(self, batch: Any) -> None:
         if code := self.lib.llama_decode(self.context, batch):
@@ -131,16 +149,17 @@ class GgufSession(Decoder):
                 f"llama.cpp cannot compute a batch of {batch.n_tokens} tokens (code {code})", hint="shorter texts"
             )
 
-    def make_room(self, length: int) -> None:
-        """A context of this many tokens or more."""
-        if self.context and self.room >= length:
+    def make_room(self, length: int, sequences: int = 1) -> None:
+        """A context of this many tokens or more for each of so many sequences, or more."""
+        if self.context and self.room[0] >= length and self.room[1] >= sequences:
             return
         lib = self.lib
         if self.context:
             lib.llama_free(self.context)
-        options, self.room = lib.llama_context_default_params(), max(LEAST, 1 << (length - 1).bit_length())
-        options.n_ctx = options.n_batch = self.room
-        options.n_seq_max = 1
+        length = room_for(length)
+        options, self.room = lib.llama_context_default_params(), (length, sequences)
+        options.n_ctx = options.n_batch = length * sequences
+        options.n_seq_max = sequences
         options.n_threads = options.n_threads_batch = torch.get_num_threads()
         options.no_perf = True
         if self.in_fp32:  # fused attention sums in half precision, whatever the cache holds: 1e-4 off, and 1e-7 without
@@ -148,7 +167,7 @@ class GgufSession(Decoder):
             options.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.context = lib.llama_init_from_model(self.model, options)
         if not self.context:
-            raise BadInput(f"llama.cpp has no memory for {self.room} tokens", hint="shorter texts")
+            raise BadInput(f"llama.cpp has no memory for {length} tokens of {sequences} texts", hint="shorter texts")
 
     @property
     def in_fp32(self) -> bool:
@@ -162,6 +181,11 @@ class GgufSession(Decoder):
         room = (self.lib.llama_token * (len(data) + 8))()
         count = self.lib.llama_tokenize(self.vocabulary, data, len(data), room, len(room), True, True)
         return list(room[:count])
+
+
+def room_for(length: int) -> int:
+    """Tokens of a context for a text of this length."""
+    return max(LEAST, 1 << max(0, length - 1).bit_length())
 
 
 # --------------------------------------------------------------------------------------------------- making and opening
