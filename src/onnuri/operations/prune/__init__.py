@@ -83,6 +83,6 @@ OPERATION = Operation(
         Way("weights", {"units": ("heads",), "share": (0.5, 0.25, 0.75), "method": ("wanda", "magnitude")}),
         Way("weights", {"units": ("experts",), "share": (0.5, 0.25, 0.75)}),
         Way("weights", {"units": ("blocks",), "share": (0.5, 0.25)}),
-        Way("weights", {"units": ("tokens",), "share": (0.75, 0.5, 0.9, 0.95), "method": ("wanda", "magnitude")}),
+        Way("weights", {"units": ("tokens",), "share": (0.5, 0.75, 0.9, 0.95), "method": ("wanda", "magnitude")}),
     ),
 )

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ...operation import Settings as Base
 
 ROLES = ("linear", "conv", "expert")
-COUNTED = 20_000  # records whose tokens are counted: most tokens are rare
+COUNTED = 200_000  # records whose tokens are counted: most tokens are rare, and 20,000 reviews do not show which
 
 
 class Settings(Base):
