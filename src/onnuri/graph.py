@@ -34,13 +34,13 @@ USUAL, STEPPING = 20, 23
 a fifth quicker where one token follows another."""
 
 
-def graph_of(model: Model, records: Records, opset: int, stepping: bool = False):
-    """The graph, computing in fp32. `stepping`: that of `steps`, where the net keeps a memory. Refusal where one file cannot hold
-    it, or the exporter cannot follow the net."""
+def graph_of(model: Model, records: Records, opset: int, stepping: bool = False, packing: bool = True):
+    """The graph, computing in fp32. `stepping`: that of `steps`, where the net keeps a memory. `packing`: packed matrices are in
+    codes. Refusal where one file cannot hold all in float, or the exporter cannot follow the net."""
     if count_parameters(model.net) * 4 > LARGEST:
-        raise Refusal("an ONNX file holds 2 GB at most", "quantize or distill first")
+        raise Refusal("what ONNX is made from holds 2 GB at most", "export --to gguf, or prune and distill first")
     graph = trace(in_float(model), records, opset, stepping)
-    if is_packed(model.net):
+    if packing and is_packed(model.net):
         pack_initializers(graph)
     return graph
 
@@ -70,12 +70,18 @@ class Graph(nn.Module):
         return values.float(), mask, *kept
 
 
+def two_parts(model: Model, records: Records, count: int) -> tuple[dict, dict]:
+    """Two short batches of `count` records, of which one can go on from the other: places are counted on, and a net may not
+    know many."""
+    question = model.family.fields(model.assets)[0]
+    before, after = (without_answers(model, records, slice(0, count), question, cut) for cut in (SHORT // 2, SHORT))
+    return before, after
+
+
 def stepping_example(model: Model, records: Records, most: dict) -> tuple[dict, list[Tensor], list[dict]]:
     """(a short batch, a memory to go on from, the axes along which each of its tensors may change); `most`, the largest batch, and
-    nothing to go on from where none is kept. Both short, since places are counted on and a net may not know many."""
-    question = model.family.fields(model.assets)[0]
-    rows = slice(0, len(next(iter(most.values()))))
-    before, after = (without_answers(model, records, rows, question, cut) for cut in (SHORT // 2, SHORT))
+    nothing to go on from where none is kept."""
+    before, after = two_parts(model, records, len(next(iter(most.values()))))
     with torch.no_grad():
         _, once = model.family.steps(model.net, before, ())
         _, twice = model.family.steps(model.net, before, once)

@@ -11,7 +11,7 @@ from .model import Model
 from .operation import Log
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.25, "int4": 1.0}
+ALLOWED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.05, "bf16": 0.05, "int8": 0.25, "int4": 0.5}
 """How much the outputs may differ from the original's in fp32, relative to the largest of them."""
 
 
@@ -24,7 +24,10 @@ class Choice(Protocol):
     @property
     def opset(self) -> int: ...
 
-    def changed(self, name: str) -> bool: ...
+    @property
+    def model_fields_set(self) -> set[str]:
+        """What was said, and not left to the default."""
+        ...
 
 
 @dataclass(frozen=True)

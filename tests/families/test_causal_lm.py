@@ -511,3 +511,28 @@ def test_the_axis_is_the_vocabulary(started, folders):
     assert LM.axis(assets) == LM.axis(LM.like(net, assets, 0.5, generator())[1])
     assert LM.kind(assets) == "logits" and LM.headline(assets) == ("bits_per_byte", "down")
     assert LM.players(net) == {"net": net}
+
+
+def test_a_net_that_counts_places_itself_keeps_no_memory_here():
+    """Of unlike prompts in one batch the shorter would go on where the longest ends."""
+    from transformers import TrOCRConfig, TrOCRForCausalLM
+
+    sizes = {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    assert not keys_and_values(TrOCRForCausalLM(TrOCRConfig(vocab_size=50, **sizes)))
+
+
+def test_prompts_are_read_a_few_at_a_time(folders, monkeypatch):
+    net, assets = LM.read(folders["llama"], False)
+    prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
+    rest = (prompts, 5, assets.stops, assets.pad, [None] * len(prompts), torch.device("cpu"))
+    read = []
+
+    def step(batch, memory):
+        read.append(len(batch["input_ids"]))
+        return steps(net, batch, memory)
+
+    with torch.no_grad():
+        many = continued_by(step, *rest)
+        monkeypatch.setattr("onnuri.families.decoding.AT_ONCE", 1)
+        few = continued_by(step, *rest)
+    assert many == few and read[:2] == [1, 3] and read[-8:].count(1) >= 4

@@ -74,9 +74,33 @@ def test_a_text_goes_on_from_what_the_graph_keeps(kind, exported):
         assert continued(other.net, model.assets) == continued(model.net, model.assets)
     finally:
         other.net.__dict__["session"] = real.__self__
-    assert len(read) == 12 and [given["input_ids"].shape[1] for given in read[1:]] == [1] * 11
+    first, rest = read[:2], read[2:]  # one prompt tells how many scores there are, then come the others
+    assert [len(given["input_ids"]) for given in first] == [1, len(TEXTS) - 1]
+    assert [given["input_ids"].shape for given in rest] == [(len(TEXTS), 1)] * 11
     longest = max(len(model.assets.tokenizer(text).input_ids) for text in TEXTS)
-    assert [given["memory.0"].shape[1] for given in read] == [0, *range(longest, longest + 11)]
+    assert [given["memory.0"].shape[1] for given in read] == [0, 0, *range(longest, longest + 11)]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_model_packed_as_usual_is_exported(precision, exported):
+    """int8, a scale for each row: the codes are taken over, of whatever width was asked for."""
+    model, data, _ = exported("llama")
+    packed = open_model(model.folder)
+    for weight in weights(packed.net):
+        pack(weight, "int8")
+    settings = plan.settings_of(EXPORT, {"precision": precision})
+    other = EXPORT.apply(settings, Quiet(), model=packed, data=data).model
+    assert measure.largest_difference(packed, other, data.split("test")) < 0.02
+    found = [each for each in onnx.load_from_string(other.net.graph).graph.initializer if each.name.endswith(".codes")]
+    assert len(found) == len(weights(packed.net))
+
+
+def test_what_stays_in_float_is_told(exported, monkeypatch):
+    """Experts are multiplied all at once, by no product of one matrix."""
+    model, data, _ = exported("mixtral")
+    log = Quiet()
+    EXPORT.apply(plan.settings_of(EXPORT, {"precision": "int4"}), log, model=model, data=data)
+    assert any("tensors that are multiplied in other ways stay in float" in text for text in log.warnings)
 
 
 @pytest.mark.parametrize("precision, bits", [("int8", 8), ("int4", 4)])
@@ -175,9 +199,9 @@ def test_products_are_those_of_the_rounded_matrix(columns, form):
     graph = graph_with(nodes, {"x": (TensorProto.FLOAT, [5, columns])}, [5, 24], matrix=matrix, bias=bias)
     groups.in_groups(graph, 4, [])
     held = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
-    low, high = held["matrix.codes"] & 15, held["matrix.codes"] >> 4
+    low, high = held["matrix.groups.codes"] & 15, held["matrix.groups.codes"] >> 4
     codes = np.stack([low, high], -1).reshape(24, -1, 32).astype(np.float32) - 8
-    rounded = (codes * held["matrix.scale"][..., None]).reshape(24, -1)[:, :columns]
+    rounded = (codes * held["matrix.groups.scale"][..., None]).reshape(24, -1)[:, :columns]
     assert np.abs(rounded - rows).max() < 0.5
     wanted = np.maximum(x @ rounded.T + (bias if form == "Gemm" else 0), 0)
     assert np.abs(computed(graph, x=x) - wanted).max() < 0.02 * np.abs(wanted).max()
@@ -224,3 +248,40 @@ def test_texts_are_written_by_the_graph(exported):
     records = records_of([{"prompt": text} for text in TEXTS], {"prompt": "text"}, "text").list()
     one, two = (each.sample(records, keys=range(len(records))) for each in (model, with_net(model, other.net)))
     assert [row["text"] for row in one] == [row["text"] for row in two]
+
+
+def test_a_head_has_8_bits_whatever_stands_behind_its_product():
+    matrix = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "inner"], ["product"]),
+        helper.make_node("Relu", ["product"], ["active"]),
+        helper.make_node("MatMul", ["active", "matrix"], ["logits"]),
+        helper.make_node("Mul", ["logits", "factor"], ["scaled"]),
+        helper.make_node("Tanh", ["scaled"], ["values"]),
+    ]
+    graph = graph_with(
+        nodes, {"x": (TensorProto.FLOAT, [2, 32])}, [2, 64], matrix=matrix, inner=matrix[:, :32].copy(),
+        factor=np.array(0.1, np.float32),
+    )  # fmt: skip
+    groups.in_groups(graph, 4, [])
+    bits = {
+        node.input[1]: next(a.i for a in node.attribute if a.name == "bits")
+        for node in graph.graph.node
+        if "NBits" in node.op_type
+    }
+    assert bits == {"inner.groups.codes": 4, "matrix.groups.codes": 8}
+
+
+def test_a_table_that_is_multiplied_the_other_way_is_read_as_it_was():
+    table = np.random.default_rng(0).standard_normal((32, 32)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "places"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "table"], ["product"]),
+        helper.make_node("ReduceSum", ["product"], ["none"]),
+        helper.make_node("Identity", ["rows"], ["values"]),
+    ]
+    graph = graph_with(nodes, {"places": (TensorProto.INT64, [2])}, [2, 32], table=table)
+    graph.graph.output.append(helper.make_tensor_value_info("none", TensorProto.FLOAT, None))
+    groups.in_groups(graph, 4, [])
+    found = computed(graph, places=np.array([3, 5]))
+    assert np.abs(found - table[[3, 5]]).max() < 0.01 * np.abs(table).max()

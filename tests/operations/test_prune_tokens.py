@@ -173,6 +173,8 @@ def test_what_cannot_go_is_refused(tmp_path):
     texts = F.write_texts(tmp_path / "texts.jsonl", "text")
     with pytest.raises(BadSettings, match="would leave 150 of 300 tokens; 260 of them no text can be read without"):
         cut(tmp_path / "m", texts, share=0.5)
+    with pytest.raises(BadSettings, match="has no effect: there are 300 tokens"):
+        cut(tmp_path / "m", texts, share=0.001)
     with pytest.raises(BadSettings, match="no effect on tokens"):
         plan.settings_of(PRUNE, {"units": "tokens", "method": "sparsegpt"})
     run.execute("train", {"family": "tabular", "steps": 3}, {"data": "builtin:wine"}, tmp_path / "t", quiet=True)

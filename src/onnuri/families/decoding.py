@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..family import Batch, Memory, Outputs
 
+AT_ONCE = 2**25  # scores, 128 MiB of them
 Step = Callable[[Batch, Memory], tuple[Outputs, Memory]]
 
 
@@ -39,8 +40,9 @@ def continued_by(
         batch = padded(read, pad)
         ends = batch["attention_mask"].sum(1) - 1
         batch["predicted"] = batch["position_ids"] == ends[:, None]
-        (values, _), memory = step({name: value.to(device) for name, value in batch.items()}, memory)
-        scores = disturbed(values[torch.arange(len(live)), ends].float(), [drawn[i] for i in live])
+        here = {name: value.to(device) for name, value in batch.items()}
+        scores, memory = last_scores(step, here, ends, memory)
+        scores = disturbed(scores, [drawn[i] for i in live])
         for i, token in zip(live, scores.argmax(-1).tolist()):
             made[i].append(token)
         going = [row for row, i in enumerate(live) if len(made[i]) < most and made[i][-1] not in stops]
@@ -50,6 +52,24 @@ def continued_by(
             memory = aligned(memory)
         read = [made[i][-1:] if memory else [*prompts[i], *made[i]] for i in live]
     return made
+
+
+def last_scores(step: Step, batch: Batch, ends: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+    """(what a step says at the place `ends` of each sequence (B, V), the memory). Where nothing is kept yet sequences are long,
+    and so many are read at once that their scores, of which there are V at each place, are no more than AT_ONCE."""
+    if memory:
+        (values, _), memory = step(batch, memory)
+        return values[torch.arange(len(ends)), ends].float(), memory
+    scores: list[Tensor] = []
+    kept: list[Memory] = []
+    start, size = 0, 1
+    while start < len(ends):
+        rows = slice(start, start + size)
+        (values, _), part = step({name: value[rows] for name, value in batch.items()}, ())
+        scores.append(values[torch.arange(len(values)), ends[rows]].float())
+        kept.append(part)
+        start, size = start + size, max(1, AT_ONCE // values[0].numel())
+    return torch.cat(scores), [torch.cat(tensors) for tensors in zip(*kept)]
 
 
 def aligned(memory: Memory) -> Memory:

@@ -36,6 +36,11 @@ def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], An
     if file.get("model", {}).get("type") not in KINDS or not isinstance(table, nn.Embedding):
         return []
     model, made, known = file["model"], parts_by_merging(file["model"]), numbers_of(file["model"])
+    tables = [each for each in net.modules() if isinstance(each, nn.Embedding) and each.weight is not table.weight]
+    if any(
+        each.num_embeddings >= len(known) for each in tables
+    ):  # read by the same numbers, whatever its config calls it
+        return []
     needed = {number for token, number in known.items() if is_needed(token, number, model, made)}
     needed |= {each["id"] for each in file["added_tokens"]}
     needed |= {number for number in mentioned(net) if number < len(table.weight)}

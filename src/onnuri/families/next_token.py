@@ -128,10 +128,14 @@ def steps(net: nn.Module, batch: Batch, memory: Memory) -> tuple[Outputs, Memory
 
 
 def keys_and_values(net: Any) -> bool:
-    """Whether what its library keeps of the places read is their keys and values, in every layer."""
+    """Whether what its library keeps of the places read is their keys and values, in every layer; and each place can be told its
+    number, which would else be counted from the longest text."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    if isinstance(net, Session) or "past_key_values" not in inspect.signature(net.forward).parameters:
+    if (
+        isinstance(net, Session)
+        or not {"past_key_values", "position_ids"} <= inspect.signature(net.forward).parameters.keys()
+    ):
         return False
     return {type(layer) for layer in DynamicCache(config=net.config).layers} <= {
         DynamicLayer,

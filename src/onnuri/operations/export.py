@@ -7,13 +7,14 @@ depends on the model and on the machine, so that `fastest` makes what each of th
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from pydantic import Field
 
 from .. import encoding, measure, registry
 from ..data import Data, Records
 from ..errors import BadSettings, OnnuriError, Refusal
 from ..family import Session
-from ..graph import OPSETS, STEPPING, USUAL, in_float
+from ..graph import OPSETS, STEPPING, USUAL, in_float, two_parts
 from ..model import Model, count_parameters, with_net, without_tensors
 from ..operation import Log, Operation, Promise, Quiet, Result
 from ..operation import Settings as Base
@@ -134,6 +135,23 @@ def parity(*precisions: Precision) -> Callable[[Settings, dict, Result], float |
     return difference
 
 
+@torch.no_grad()
+def going_on(settings: Settings, inputs: dict, result: Result) -> float | None:
+    """How far what follows a memory is from what follows the original's, relative to the largest, where both keep one."""
+    assert result.model is not None
+    if settings.precision != "fp32":
+        return None
+    plain, other = in_float(inputs["model"]), result.model
+    records = inputs["data"].split("test").some(8)
+    before, after = two_parts(plain, records, len(records))
+    _, memory = other.family.steps(other.net, before, ())
+    if not memory:
+        return None
+    (found, _), _ = other.family.steps(other.net, after, memory)
+    (wanted, _), _ = plain.family.steps(plain.net, after, plain.family.steps(plain.net, before, ())[1])
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+
+
 def described(settings: Settings, inputs: dict, result: Result) -> float | None:
     """The largest difference of a batch that is made as the export says from the one that the family makes."""
     assert result.model is not None
@@ -147,6 +165,7 @@ def described(settings: Settings, inputs: dict, result: Result) -> float | None:
     )
 
 
+GOING_ON = "largest relative difference of what follows a memory to what follows the original's"
 DIFFERENCE = "largest relative difference to the original's outputs in fp32 on real records"
 OPERATION = Operation(
     "export",
@@ -156,6 +175,7 @@ OPERATION = Operation(
     apply,
     (
         Promise(DIFFERENCE, "at most", ALLOWED["fp32"], parity("fp32")),
+        Promise(GOING_ON, "at most", ALLOWED["fp32"], going_on),
         Promise(f"{DIFFERENCE}, computed in 16 bits", "at most", ALLOWED["fp16"], parity("fp16", "bf16")),
         Promise(f"{DIFFERENCE}, in 8 bits", "at most", ALLOWED["int8"], parity("int8")),
         Promise(f"{DIFFERENCE}, in 4 bits", "at most", ALLOWED["int4"], parity("int4")),

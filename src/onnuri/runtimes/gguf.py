@@ -98,9 +98,14 @@ class GgufSession(Decoder):
         """So many at once as a context has room for."""
         made: list[list[int]] = []
         count = max(1, CELLS // room_for(max(map(len, prompts), default=0) + most))
-        for start in range(0, len(prompts), count):
-            part = slice(start, start + count)
-            made += self.together([list(prompt) for prompt in prompts[part]], most, set(stops), changes[part])
+        while len(made) < len(prompts):
+            part = slice(len(made), len(made) + count)
+            try:
+                made += self.together([list(prompt) for prompt in prompts[part]], most, set(stops), changes[part])
+            except BadInput:  # no memory for so many at once
+                if count == 1:
+                    raise
+                count //= 2
         return made
 
     def together(

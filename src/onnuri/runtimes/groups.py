@@ -4,6 +4,7 @@ Codes that `quantize` made go in as they are. Every other matrix is rounded to t
 scale of least error in each; at 4 bits a table of which rows are looked up, and the product that gives the outputs, have 8.
 """
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ IN_INTEGERS = (
 )
 
 
+PASSING = ("Identity", "Cast", "Add", "Mul", "Div", "Tanh", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that change a product's numbers one by one, or none."""
+
+
 @dataclass(frozen=True)
 class Product:
     """A node that multiplies with a matrix which lies in the file: (rows, columns) where `turned`, else (columns, rows)."""
@@ -33,9 +38,10 @@ class Product:
     bias: str = ""
 
 
-def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> None:
-    """Replace the matrices that the graph multiplies with by codes. Refusal where it multiplies with none."""
-    from onnx import helper, numpy_helper
+def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> dict[str, int]:
+    """Replace the matrices that the graph multiplies with by codes; {tensor of floats that is left, as of experts: its bytes}.
+    Refusal where it multiplies with none."""
+    from onnx import TensorProto, helper, numpy_helper
 
     products = list(products_of(graph.graph))
     if not products:
@@ -46,10 +52,12 @@ def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> None:
     held = {each.name: each for each in graph.graph.initializer}
     readers = [node for node in graph.graph.node if looks_up_rows(node, 0) and node.input[0] in held]
     made: dict[str, tuple[str, str, int]] = {}
+    last = last_products(graph.graph)
+    across = {product.matrix for product in products if not product.turned}
 
     def keep(name: str, rows: Tensor, bits: int) -> None:
         codes, scale, width = grouped_codes(rows, bits, packed)
-        made[name] = (f"{name}.codes", f"{name}.scale", width)
+        made[name] = (f"{name}.groups.codes", f"{name}.groups.scale", width)
         for part, values in zip(made[name][:2], (stored(codes, width), scale.contiguous())):
             graph.graph.initializer.append(numpy_helper.from_array(values.numpy(), part))
 
@@ -57,11 +65,13 @@ def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> None:
         name = product.matrix
         if name not in made:
             numbers = numbers_of(held[name])
-            wide = "values" in product.node.output or any(node.input[0] == name for node in readers)
+            wide = product.node.output[0] in last or any(node.input[0] == name for node in readers)
             keep(name, numbers if product.turned else numbers.T.contiguous(), 8 if wide else bits)
         replace(graph.graph, product.node, multiplied(product, *made[name], held[name].dims))
     for node in readers:
         name = node.input[0]
+        if name in across:  # its codes lie along the other axis
+            continue
         if name not in made and any(fits(base, numbers_of(held[name])) for base in packed):
             keep(name, numbers_of(held[name]), 8)
         if name in made:
@@ -69,6 +79,21 @@ def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> None:
     drop_unused(graph.graph)
     tables_in_bytes(graph)
     graph.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    floats = [each for each in graph.graph.initializer if each.data_type == TensorProto.FLOAT and len(each.dims) > 1]
+    return {each.name: 4 * math.prod(each.dims) for each in floats if not each.name.endswith(".scale")}
+
+
+def last_products(graph: Any) -> set[str]:
+    """What is put out by those products behind which nothing but single numbers are changed, up to the outputs."""
+    makers, found = {name: node for node in graph.node for name in node.output}, set[str]()
+    pending = ["values"]
+    while pending:
+        node = makers.get(pending.pop())
+        if node is not None and node.op_type in ("MatMul", "Gemm"):
+            found.add(node.output[0])
+        elif node is not None and node.op_type in PASSING:
+            pending += node.input
+    return found
 
 
 def products_of(graph: Any) -> Iterator[Product]:

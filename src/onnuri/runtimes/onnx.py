@@ -9,6 +9,7 @@ import torch
 from ..data import Records
 from ..errors import BadInput, needs_extra
 from ..family import Batch, Memory, Outputs, Session
+from ..figures import size_text
 from ..graph import MEMORY, OPSETS, STEPPING, graph_of
 from ..model import Model
 from ..operation import Log
@@ -99,13 +100,18 @@ def inference(graph: bytes, artefact: str, fused: bool) -> Any:
 
 def make(model: Model, records: Records, choice: Choice, log: Log) -> Session:
     """In 8 bits a net that keeps a memory, whose time goes into reading its weights, has only those in codes."""
-    stepping = keeps_memory(model, records)
+    stepping, whole = keeps_memory(model, records), choice.precision == "fp32"
     if choice.precision == "int8" and not stepping:
         return make_int8(model, records, choice, log)
-    graph = graph_of(model, records, STEPPING if stepping and not choice.changed("opset") else choice.opset, stepping)
-    if choice.precision != "fp32":
+    opset = STEPPING if stepping and "opset" not in choice.model_fields_set else choice.opset
+    graph = graph_of(model, records, opset, stepping, packing=whole)
+    if not whole:
         packed = [base for _, base in packed_weights(model.net).values()]
-        in_groups(graph, int(choice.precision.removeprefix("int")), packed)
+        left = in_groups(graph, int(choice.precision.removeprefix("int")), packed)
+        if left:
+            log.warn(
+                f"{len(left)} tensors that are multiplied in other ways stay in float: {size_text(sum(left.values()))}"
+            )
     return OnnxSession(graph.SerializeToString())
 
 

@@ -123,7 +123,14 @@ class Search:
     told: set[str] = field(default_factory=set)
     apart: set[tuple[str, str]] = field(default_factory=set)
 
+    gone: set[str] = field(default_factory=set)
+    """Ways that led somewhere."""
+
+    given_up: set[str] = field(default_factory=set)
+    """Ways for chains alone of which the first was refused: nothing else tells that they cannot be gone."""
+
     def __post_init__(self) -> None:
+        self.chained = {offer.name for offer in self.found if not offer.way.alone}
         optuna = quiet_optuna()
         self.draw = random.Random(self.seed)
         with warnings.catch_warnings():
@@ -136,6 +143,7 @@ class Search:
     def tell(self, chain: Chain, values: Values, excess: dict[str, float]) -> None:
         """What was found of a chain. `excess`: by how much it is beyond each limit."""
         self.told.add(text_of(chain))
+        self.gone |= {move.way for move in chain}
         picks = self.picks(chain)
         spaces = {name: self.space(name) for name in picks}
         make = quiet_optuna().trial.create_trial
@@ -146,6 +154,8 @@ class Search:
         self.told.add(text_of(chain))
         if refused and len(chain) == 2:
             self.apart.add((chain[0].way, chain[1].operation))
+        if refused and chain[0].way in self.chained - self.gone:
+            self.given_up.add(chain[0].way)
 
     def proposals(self) -> Iterator[Chain]:
         """Chains that are new, until none is left or DRAWS at random found none; each is to be told before the next."""
@@ -158,7 +168,10 @@ class Search:
 
     def is_new(self, chain: Chain) -> bool:
         pairs = {(one.way, other.operation) for one, other in combinations(chain, 2)}
-        return bool(chain) and text_of(chain) not in self.told and not pairs & self.apart
+        useless = not chain or (len(chain) == 1 and chain[0].way in self.chained)
+        if useless or self.given_up & {move.way for move in chain}:
+            return False
+        return text_of(chain) not in self.told and not pairs & self.apart
 
     def asked(self, _: int) -> Chain:
         """What the estimator proposes. What is found of it is told by `tell`, so that what was found elsewhere counts alike."""

@@ -37,7 +37,11 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         )
     records = data.split("train")
     looks = settings.method != "magnitude" or settings.units == "blocks"
-    many = COUNTED if settings.units == "tokens" and not settings.changed("calibration") else settings.calibration
+    many = (
+        COUNTED
+        if settings.units == "tokens" and "calibration" not in settings.model_fields_set
+        else settings.calibration
+    )
     seen = looked_at(records, many, log) if looks else None
     if settings.units == "numbers":
         result = Result(model=with_zeros(settings, log, model, seen))

@@ -10,7 +10,6 @@ from ...errors import BadSettings, Refusal
 from ...family import Vocabulary
 from ...model import Model
 from ...operation import Log, Result
-from ...weights.calibration import batches_of
 from .settings import Settings
 
 AT_ONCE = 256  # records
@@ -35,13 +34,17 @@ def fewer_tokens(settings: Settings, log: Log, model: Model, seen: Records | Non
 
 
 def left_of(one: Vocabulary, share: float) -> int:
-    """How many tokens stay. BadSettings where that is fewer than cannot be spared."""
+    """How many tokens stay. BadSettings where that is all, or fewer than cannot be spared; Refusal where hardly any can."""
     count, least = len(one.rows), len(one.needed)
-    left = round(count * (1 - share))
+    left, most = round(count * (1 - share)), int(1000 * (1 - least / count)) / 1000
+    if not most:
+        raise Refusal(f"no text can be read without {least:,} of its {count:,} tokens", "--units channels")
+    if left == count:
+        raise BadSettings(f"'share' {share:g} has no effect: there are {count:,} tokens", hint="a larger --share")
     if left < least:
         raise BadSettings(
             f"'share' {share:g} would leave {left:,} of {count:,} tokens; {least:,} of them no text can be read without",
-            hint=f"--share {int(1000 * (1 - least / count)) / 1000:g} or less",
+            hint=f"--share {most:g} or less",
         )
     return left
 
@@ -53,8 +56,9 @@ def scores(one: Vocabulary, model: Model, seen: Records | None) -> Tensor:
     if seen is None:
         return size
     counts = torch.zeros(len(size))
-    for batch in batches_of(model, seen, AT_ONCE):
-        counts += torch.bincount(batch[one.entry].flatten().long(), minlength=len(size))
+    for start in range(0, len(seen), AT_ONCE):
+        numbers = model.collate(seen.list(slice(start, start + AT_ONCE)))[one.entry]
+        counts += torch.bincount(numbers.flatten().long(), minlength=len(size))
     return size * counts.sqrt() + size / size.max().clamp_min(1e-30) * 1e-6
 
 
