@@ -189,7 +189,15 @@ WRONG = """
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (HALF, ["strange-one", "incomplete record", "claims, read, write, start, adopt", "keep, sizes, vocabulary, tiny, toy"]),
+        (
+            HALF,
+            [
+                "strange-one",
+                "incomplete record",
+                "claims, read, write, start, adopt",
+                "keep, sizes, vocabulary, tiny, toy",
+            ],
+        ),
         (WRONG, ["'tag' must be text", "'like' must be a function, found None", "'toy' must be a function, found []"]),
         ("import a_library_that_is_not_there", ["cannot be imported", "a_library_that_is_not_there"]),
         ("FAMILY = 3", ["is no Family, but int"]),

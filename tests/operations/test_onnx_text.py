@@ -14,7 +14,7 @@ from onnuri.errors import Refusal
 from onnuri.families.decoding import continued_by
 from onnuri.families.next_token import steps
 from onnuri.model import open_model, with_net, write_model
-from onnuri.operation import Quiet
+from onnuri.operation import Quiet, Result
 from onnuri.weights.attach import pack, packed_weights
 from onnuri.weights.matrices import weights
 
@@ -151,6 +151,18 @@ def test_a_folder_gives_what_was_exported(precision, exported, tmp_path):
     assert continued(again.net, again.assets) == continued(other.net, model.assets)
     batch = model.collate(data.split("test").list())
     assert torch.equal(again.outputs(batch)[0], other.outputs(batch)[0])
+
+
+def test_the_promise_of_what_follows_a_memory_can_be_broken(exported, monkeypatch):
+    model, data, other = exported("llama")
+    settings, inputs, result = EXPORT.settings(), {"model": model, "data": data}, Result(model=other)
+    promise = next(promise for promise in EXPORT.promises if "follows a memory" in promise.text)
+    assert promise.measure(settings, inputs, result) <= promise.bound
+    real = type(other.net).steps
+    monkeypatch.setattr(
+        type(other.net), "steps", lambda net, batch, memory: real(net, batch, [one * 2 for one in memory])
+    )
+    assert promise.measure(settings, inputs, result) > 10 * promise.bound
 
 
 def test_a_memory_is_each_rows_own(exported):
