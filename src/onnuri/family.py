@@ -147,8 +147,8 @@ class Family:
     """(net, assets) -> the numbers of units that the description states, [] where it states none. Whether a net with
     another number is this one with units left out, is for whoever builds it to find out."""
 
-    vocabulary: Callable[[nn.Module, Any], Sequence[Vocabulary]]
-    """(net, assets) -> the tokens that it reads, where some can be left out; [] where it reads none, or none can."""
+    vocabulary: Callable[[nn.Module, Any], Vocabulary | None]
+    """(net, assets) -> the tokens that it reads, where some can be left out; None where it reads none, or none can."""
 
     tiny: Callable[[], dict]
     """A config for `start` that makes a complete model in a moment."""
@@ -214,9 +214,8 @@ def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[
     return run
 
 
-def no_tokens(net: nn.Module, assets: Any) -> list[Vocabulary]:
+def no_tokens(net: nn.Module, assets: Any) -> None:
     """The `vocabulary` of a family that reads no tokens."""
-    return []
 
 
 def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:

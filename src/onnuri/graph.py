@@ -89,9 +89,8 @@ def stepping_example(model: Model, records: Records, most: dict) -> tuple[dict, 
         {axis: torch.export.Dim.DYNAMIC for axis in range(one.dim()) if not axis or one.shape[axis] != two.shape[axis]}
         for one, two in zip(once, twice)
     ]
-    single = any(
-        1 in value.shape for value in after.values()
-    )  # an axis of one place would be taken for one that stays so
+    # an axis of one place would be taken for one that stays so
+    single = any(1 in value.shape for value in after.values())
     return (most if single or not twice else after), list(twice), changing
 
 
@@ -238,7 +237,7 @@ def pack_initializers(graph) -> None:
     for initializer in list(graph.graph.initializer):
         if initializer.data_type != TensorProto.FLOAT or len(initializer.dims) < 2:
             continue
-        name, values = initializer.name, torch.from_numpy(numpy_helper.to_array(initializer).copy())
+        name, values = initializer.name, numbers_of(initializer)
         found = on_a_grid(values)
         if found is None:
             continue
@@ -261,6 +260,13 @@ def pack_initializers(graph) -> None:
             nodes = [helper.make_node("DequantizeLinear", list(parts), [name], name=f"{name}.dequantize", axis=axis)]
         for node in reversed(nodes):
             graph.graph.node.insert(0, node)
+
+
+def numbers_of(initializer) -> Tensor:
+    """Those of a tensor in the graph."""
+    from onnx import numpy_helper
+
+    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
 
 
 def on_a_grid(values: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -131,7 +131,7 @@ def test_pieces_of_a_unigram_tokenizer_are_spared():
             pad_token_id=None,
         )
     )
-    (found,) = fewer_tokens.vocabulary_of(net.eval(), tokenizer, lambda net, tokenizer: tokenizer)
+    found = fewer_tokens.vocabulary_of(net.eval(), tokenizer, lambda net, tokenizer: tokenizer)
     book = tokenizer.convert_tokens_to_ids("▁book")
     assert (
         book not in found.needed
@@ -160,11 +160,11 @@ def test_both_promises_can_be_broken(tmp_path):
     found = run.opened(PRUNE, chosen, {"model": str(tmp_path / "m"), "data": str(texts)}, {})
     result = PRUNE.apply(chosen, Quiet(), **found)
     alike, count = (promise for promise in reversed(PRUNE.promises) if "tokens" in promise.text)
-    ((entry, kept, left),) = result.report["tokens"]
+    entry, kept, left = result.report["tokens"]
     for changed in (kept.roll(1), torch.cat([kept[:-1], kept[-1:] - 1])):
-        result.report["tokens"] = [(entry, changed, left)]
+        result.report["tokens"] = (entry, changed, left)
         assert alike.measure(chosen, found, result) > 10 * alike.bound, "rows under other numbers"
-    result.report["tokens"] = [(entry, kept, left - 1)]
+    result.report["tokens"] = (entry, kept, left - 1)
     assert count.measure(chosen, found, result) > count.bound
 
 

@@ -168,24 +168,24 @@ def fewer_tokens(subject: Subject) -> str:
     """`vocabulary`: its entry holds the numbers of the rows; without the last one that can be spared the model answers as the
     whole one that is given the same tokens."""
     model, rows = subject.model, four(subject)
-    found = list(model.family.vocabulary(model.net, model.assets))
-    for one in found:
-        numbers = model.collate(rows)[one.entry]
-        require(not numbers.is_floating_point(), f"'{one.entry}' must hold whole numbers")
-        require(
-            0 <= int(numbers.min()) <= int(numbers.max()) < len(one.rows), f"'{one.entry}' holds numbers without a row"
-        )
-        made_of = {part for parts in one.parts.values() for part in parts}
-        spare = [number for number in range(len(one.rows)) if number not in one.needed and number not in made_of]
-        require(spare, "no token can be spared: then `vocabulary` is []")
-        kept = torch.tensor([number for number in range(len(one.rows)) if number != spare[-1]])
-        less = Model(model.family, *one.kept(kept))
-        batch = less.collate(rows, keys=KEYS)
-        told = batch | {one.entry: kept[batch[one.entry].long()].to(batch[one.entry].dtype)}
-        values, wanted = less.outputs(batch)[0], model.outputs(told)[0]
-        wanted = wanted if wanted.shape == values.shape else wanted[..., kept]
-        require(gap(wanted, values) <= TOLERANCE, "with a token less, the others are answered otherwise")
-    return f"{sum(len(one.rows) for one in found):,} tokens" if found else "reads no tokens that could be spared"
+    found = model.family.vocabulary(model.net, model.assets)
+    if found is None:
+        return "reads no tokens that could be spared"
+    entry, count = found.entry, len(found.rows)
+    numbers = model.collate(rows)[entry]
+    require(not numbers.is_floating_point(), f"'{entry}' must hold whole numbers")
+    require(0 <= int(numbers.min()) <= int(numbers.max()) < count, f"'{entry}' holds numbers without a row")
+    made_of = {part for parts in found.parts.values() for part in parts}
+    spare = [number for number in range(count) if number not in found.needed and number not in made_of]
+    require(spare, "no token can be spared: then `vocabulary` is None")
+    kept = torch.tensor([number for number in range(count) if number != spare[-1]])
+    less = Model(model.family, *found.kept(kept))
+    batch = less.collate(rows, keys=KEYS)
+    told = batch | {entry: kept[batch[entry].long()].to(batch[entry].dtype)}
+    values, wanted = less.outputs(batch)[0], model.outputs(told)[0]
+    wanted = wanted if wanted.shape == values.shape else wanted[..., kept]
+    require(gap(wanted, values) <= TOLERANCE, "with a token less, the others are answered otherwise")
+    return f"{count:,} tokens"
 
 
 def described(subject: Subject) -> str:

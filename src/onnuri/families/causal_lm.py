@@ -220,7 +220,7 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     return other, assets
 
 
-def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
     noted = {name: getattr(assets, name) for name in NOTES}
     return fewer_tokens.vocabulary_of(
         net, assets.tokenizer, lambda net, tokenizer: with_tokenizer(net, tokenizer, noted)

@@ -7,7 +7,7 @@ and the tokenizer; rows of the net that no token stands for go first.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -29,18 +29,16 @@ Numbers = Mapping[int, int]
 """{number of a token as it was: as it will be}"""
 
 
-def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], Any]) -> list[Vocabulary]:
+def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], Any]) -> Vocabulary | None:
     """See Family.vocabulary. `again`: (net, tokenizer) -> the assets."""
     file = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
     table = net.get_input_embeddings()
     if file.get("model", {}).get("type") not in KINDS or not isinstance(table, nn.Embedding):
-        return []
+        return None
     model, made, known = file["model"], parts_by_merging(file["model"]), numbers_of(file["model"])
-    tables = [each for each in net.modules() if isinstance(each, nn.Embedding) and each.weight is not table.weight]
-    if any(
-        each.num_embeddings >= len(known) for each in tables
-    ):  # read by the same numbers, whatever its config calls it
-        return []
+    others = [each for each in net.modules() if isinstance(each, nn.Embedding) and each.weight is not table.weight]
+    if any(each.num_embeddings >= len(known) for each in others):
+        return None  # read by the same numbers, whatever the config calls how many there are
     needed = {number for token, number in known.items() if is_needed(token, number, model, made)}
     needed |= {each["id"] for each in file["added_tokens"]}
     needed |= {number for number in mentioned(net) if number < len(table.weight)}
@@ -53,7 +51,7 @@ def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], An
         smaller = smaller_net(net, numbers, new)
         return smaller, again(smaller, smaller_tokenizer(tokenizer, file, new))
 
-    return [Vocabulary("input_ids", rows, needed, made, kept)]
+    return Vocabulary("input_ids", rows, needed, made, kept)
 
 
 def numbers_of(model: dict) -> dict[str, int]:
@@ -63,18 +61,20 @@ def numbers_of(model: dict) -> dict[str, int]:
     return {piece: number for number, (piece, _) in enumerate(model["vocab"])}
 
 
-def merges_of(model: dict) -> list[list[str]]:
-    return [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges") or []]
+def merges_of(model: dict) -> Iterator[tuple[list[str], str]]:
+    """(two tokens, what they are merged into)"""
+    prefix = model.get("continuing_subword_prefix") or ""
+    for each in model.get("merges") or []:
+        pair = each.split(" ") if isinstance(each, str) else each
+        yield pair, pair[0] + pair[1].removeprefix(prefix)
 
 
 def parts_by_merging(model: dict) -> dict[int, list[int]]:
     """{number of a token: the two that are merged into it}"""
-    vocabulary, prefix = numbers_of(model), model.get("continuing_subword_prefix") or ""
-    made: dict[int, list[int]] = {}
-    for pair in merges_of(model):
-        whole = vocabulary.get(pair[0] + pair[1].removeprefix(prefix))
-        if whole is not None:
-            made.setdefault(whole, [vocabulary[part] for part in pair])
+    vocabulary, made = numbers_of(model), dict[int, list[int]]()
+    for pair, whole in merges_of(model):
+        if whole in vocabulary:
+            made.setdefault(vocabulary[whole], [vocabulary[part] for part in pair])
     return made
 
 
@@ -91,13 +91,15 @@ def is_needed(token: str, number: int, model: dict, made: Mapping[int, Any]) -> 
 # ------------------------------------------------------------------------------------------------------------ the smaller
 
 
-def configs_of(net: Any) -> list[Any]:
-    return [*parts_of(net.config), *([net.generation_config] if net.can_generate() else [])]
+def named(config: Any) -> dict[str, Any]:
+    """{entry of a config: the token, or the tokens, that it names}"""
+    return {name: value for name, value in vars(config).items() if name.endswith(NAMES) and value is not None}
 
 
 def mentioned(net: Any) -> set[int]:
     """The tokens that the configs name."""
-    values = [value for owner in configs_of(net) for name, value in vars(owner).items() if name.endswith(NAMES)]
+    owners = [*parts_of(net.config), *([net.generation_config] if net.can_generate() else [])]
+    values = [value for owner in owners for value in named(owner).values()]
     lists = [value if isinstance(value, (list, tuple)) else [value] for value in values]
     return {number for each in lists for number in each if type(number) is int and number >= 0}
 
@@ -126,11 +128,11 @@ def smaller_net(net: Any, numbers: Tensor, new: Numbers) -> Any:
 
 
 def renumber(config: Any, new: Numbers) -> None:
-    for name, value in list(vars(config).items()):
-        if name.endswith(NAMES) and value is not None:
-            many = isinstance(value, (list, tuple))
-            found = [new.get(number, number) for number in (value if many else [value])]
-            setattr(config, name, found if many else found[0])
+    """Put the new numbers of the tokens that it names into a config."""
+    for name, value in named(config).items():
+        many = isinstance(value, (list, tuple))
+        found = [new.get(number, number) for number in (value if many else [value])]
+        setattr(config, name, found if many else found[0])
 
 
 def smaller_tokenizer(tokenizer: Any, file: dict, new: Numbers) -> Any:
@@ -146,10 +148,7 @@ def smaller_tokenizer(tokenizer: Any, file: dict, new: Numbers) -> Any:
         model["vocab"] = [pair for number, pair in enumerate(model["vocab"]) if number in new]
         model["unk_id"] = new.get(model.get("unk_id"), model.get("unk_id"))
     if "merges" in model:
-        prefix = model.get("continuing_subword_prefix") or ""
-        model["merges"] = [
-            pair for pair in merges_of(model) if {*pair, pair[0] + pair[1].removeprefix(prefix)} <= known.keys()
-        ]
+        model["merges"] = [pair for pair, whole in merges_of(model) if {*pair, whole} <= known.keys()]
     for added in file["added_tokens"]:
         added["id"] = new[added["id"]]
     if file.get("padding"):

@@ -132,15 +132,10 @@ def keys_and_values(net: Any) -> bool:
     number, which would else be counted from the longest text."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    if (
-        isinstance(net, Session)
-        or not {"past_key_values", "position_ids"} <= inspect.signature(net.forward).parameters.keys()
-    ):
+    if not {"past_key_values", "position_ids"} <= inspect.signature(net.forward).parameters.keys():
         return False
-    return {type(layer) for layer in DynamicCache(config=net.config).layers} <= {
-        DynamicLayer,
-        DynamicSlidingWindowLayer,
-    }
+    kinds = {type(layer) for layer in DynamicCache(config=net.config).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def cache_of(kept: Memory) -> Any:
@@ -257,7 +252,7 @@ def decoded_by(
     if isinstance(net, Decoder):
         changes = [each and (lambda logits, each=each: disturbed(logits[None], [each])[0]) for each in drawn]
         return net.continued(prompts, most, assets.stops, changes)
-    if keys_and_values(net) or isinstance(net, Session):
+    if isinstance(net, Session) or keys_and_values(net):
         return continued_by(partial(steps, net), prompts, most, assets.stops, assets.pad, drawn, device_of(net))
     return generated(net, prompts, most, assets.stops, assets.pad, drawn)
 

@@ -88,7 +88,7 @@ def sizes_of(net: Any, assets: Assets) -> list[Size]:
     return [Size("width", "channels", net.design.width, made)]
 
 
-def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
     return module_of(assets).vocabulary_of(net, assets)
 
 

@@ -148,7 +148,7 @@ def like(net: NgramNet, assets: Assets, scale: float, generator: torch.Generator
     return other, assets
 
 
-def vocabulary_of(net: NgramNet, assets: Assets) -> list[Vocabulary]:
+def vocabulary_of(net: NgramNet, assets: Assets) -> Vocabulary:
     """See Family.vocabulary: n-grams that are not known are passed over, so that any can go."""
 
     def kept(numbers: Tensor) -> tuple[NgramNet, Assets]:
@@ -160,7 +160,7 @@ def vocabulary_of(net: NgramNet, assets: Assets) -> list[Vocabulary]:
         return other.train(net.training), replace(assets, ngrams=known, digest=known.digest)
 
     rows = net.bag.table.weight.detach() * net.bag.telling[:, None]
-    return [Vocabulary("ngrams", rows, {0}, {}, kept)]
+    return Vocabulary("ngrams", rows, {0}, {}, kept)
 
 
 # ---------------------------------------------------------------------------------------------------- batches

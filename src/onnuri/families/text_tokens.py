@@ -171,7 +171,7 @@ def like(net: Any, assets: Assets, scale: float, generator: torch.Generator) -> 
     return heads.like(AutoModelForSequenceClassification, net, scale, generator), assets
 
 
-def vocabulary_of(net: Any, assets: Assets) -> list[Vocabulary]:
+def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
     """See Family.vocabulary."""
     rest = (assets.labels, assets.question, assets.answer)
     return fewer_tokens.vocabulary_of(net, assets.tokenizer, lambda net, tokenizer: assets_of(net, tokenizer, *rest))

@@ -21,6 +21,7 @@ from ..operation import Settings as Base
 from ..runtime import ALLOWED, Precision, Runtime
 from ..weights.attach import packed_weights
 from ..weights.packed import ROUNDING
+from ..weights.units import apart
 
 FASTEST = "fastest"
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def going_on(settings: Settings, inputs: dict, result: Result) -> float | None:
         return None
     (found, _), _ = other.family.steps(other.net, after, memory)
     (wanted, _), _ = plain.family.steps(plain.net, after, plain.family.steps(plain.net, before, ())[1])
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+    return apart([wanted], [found])
 
 
 def described(settings: Settings, inputs: dict, result: Result) -> float | None:

@@ -14,16 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import Refusal
+from ..graph import numbers_of
 from ..weights.packed import FORMATS, Packed, fitted_scales, spread
-from .integers import looks_up_rows, tables_in_bytes
+from .integers import looks_up_rows, replace, tables_in_bytes
 
 GROUP = 32
 DOMAIN = "com.microsoft"
-IN_INTEGERS = (
+ROUNDED = (
     4  # its accuracy_level that rounds what is multiplied to int8 in each group: twice as fast as products of floats
 )
-
-
 PASSING = ("Identity", "Cast", "Add", "Mul", "Div", "Tanh", "Reshape", "Squeeze", "Unsqueeze")
 """Operators that change a product's numbers one by one, or none."""
 
@@ -58,7 +57,7 @@ def in_groups(graph: Any, bits: int, packed: Collection[Packed]) -> dict[str, in
     def keep(name: str, rows: Tensor, bits: int) -> None:
         codes, scale, width = grouped_codes(rows, bits, packed)
         made[name] = (f"{name}.groups.codes", f"{name}.groups.scale", width)
-        for part, values in zip(made[name][:2], (stored(codes, width), scale.contiguous())):
+        for part, values in zip(made[name][:2], (codes, scale.contiguous())):
             graph.graph.initializer.append(numpy_helper.from_array(values.numpy(), part))
 
     for product in products:
@@ -114,15 +113,9 @@ def products_of(graph: Any) -> Iterator[Product]:
             yield Product(node, name, turned, node.input[2] if len(node.input) > 2 else "")
 
 
-def numbers_of(initializer: Any) -> Tensor:
-    from onnx import numpy_helper
-
-    return torch.from_numpy(numpy_helper.to_array(initializer).copy())
-
-
 def grouped_codes(rows: Tensor, bits: int, packed: Collection[Packed]) -> tuple[Tensor, Tensor, int]:
-    """(codes (rows, groups, GROUP) from 0 up, scales (rows, groups), bits) of a matrix (rows, columns): those of a `packed` one
-    that holds the same numbers, or new ones."""
+    """(codes (rows, groups, bytes of GROUP columns) from 0 up, scales (rows, groups), bits) of a matrix (rows, columns): those of
+    a `packed` one that holds the same numbers, or new ones."""
     known, short = next((base for base in packed if fits(base, rows)), None), -rows.shape[1] % GROUP
     if known is not None:
         codes, scale, bits = F.pad(known.form.codes(known.codes)[0], (0, short)), known.scale[0], known.form.bits
@@ -131,8 +124,9 @@ def grouped_codes(rows: Tensor, bits: int, packed: Collection[Packed]) -> tuple[
         form, matrix = FORMATS[f"int{bits}"], F.pad(rows, (0, short))[None]
         scale = fitted_scales(matrix, form, GROUP, torch.ones(matrix.shape[2]))
         codes, scale = form.nearest(matrix / spread(scale, matrix.shape[2]))[0], scale[0]
-    codes = (codes + 2 ** (bits - 1)).to(torch.uint8).unflatten(1, (-1, GROUP))
-    return codes, scale.expand(len(codes), codes.shape[1]), bits
+    codes = codes.unflatten(1, (-1, GROUP))
+    codes = FORMATS["int4"].stored(codes) if bits == 4 else (codes + 128).to(torch.uint8)
+    return codes, scale.expand(*codes.shape[:2]), bits
 
 
 def fits(base: Packed, rows: Tensor) -> bool:
@@ -141,14 +135,6 @@ def fits(base: Packed, rows: Tensor) -> bool:
     alike = base.codes.shape[0] == 1 and form.digits is None and form.bits in (4, 8)
     whole = groups == 1 or (rows.shape[1] // groups) % GROUP == 0
     return alike and whole and base.scale.shape[1] == len(rows) and torch.equal(base.matrix[0], rows)
-
-
-def stored(codes: Tensor, bits: int) -> Tensor:
-    """Two codes of 4 bits in a byte, the first in its low half."""
-    if bits == 8:
-        return codes
-    low, high = codes.unflatten(2, (-1, 2)).unbind(3)
-    return low | high << 4
 
 
 # --------------------------------------------------------------------------------------------------------------- the nodes
@@ -161,7 +147,7 @@ def multiplied(product: Product, codes: str, scale: str, bits: int, shape: Any) 
     target = f"{node.output[0]}.product" if product.bias else node.output[0]
     found = helper.make_node(
         "MatMulNBits", [node.input[0], codes, scale], [target], f"{target}.node", domain=DOMAIN,
-        K=columns, N=rows, bits=bits, block_size=GROUP, accuracy_level=IN_INTEGERS,
+        K=columns, N=rows, bits=bits, block_size=GROUP, accuracy_level=ROUNDED,
     )  # fmt: skip
     return [found, helper.make_node("Add", [target, product.bias], list(node.output))] if product.bias else [found]
 
@@ -199,13 +185,6 @@ def looked_up(graph: Any, node: Any, codes: str, scale: str, bits: int, columns:
     bounds = [constant([bound], np.int64) for bound in (0, columns, -1)]
     made.append(helper.make_node("Slice", [found, *bounds], [values], f"{values}.rows"))
     return made
-
-
-def replace(graph: Any, node: Any, nodes: list[Any]) -> None:
-    place = next(place for place, each in enumerate(graph.node) if each is node or each == node)
-    graph.node.remove(node)
-    for each in reversed(nodes):
-        graph.node.insert(place, each)
 
 
 def drop_unused(graph: Any) -> None:

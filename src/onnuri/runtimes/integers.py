@@ -19,7 +19,7 @@ import torch
 from ..data import Records
 from ..errors import Refusal
 from ..family import Batch, Session
-from ..graph import graph_of, in_float, root_cause
+from ..graph import graph_of, in_float, numbers_of, root_cause
 from ..measure import largest_difference
 from ..model import Model, with_net
 from ..operation import Log
@@ -179,7 +179,7 @@ def tables_in_bytes(graph: Any) -> None:
             continue
         if not all(looks_up_rows(node, place) for node, place in reading):
             continue
-        rows = torch.from_numpy(numpy_helper.to_array(table).copy())
+        rows = numbers_of(table)
         scale = rows.abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
         codes = (rows / scale).round().to(torch.int8)
         name = table.name
@@ -202,10 +202,15 @@ def tables_in_bytes(graph: Any) -> None:
                 ),
                 helper.make_node("Mul", [f"{values}.float", f"{values}.scale"], [values], f"{values}.dequantize"),
             ]
-            at = next(place for place, each in enumerate(graph.graph.node) if each is node or each == node)
-            graph.graph.node.remove(node)
-            for each in reversed(found):
-                graph.graph.node.insert(at, each)
+            replace(graph.graph, node, found)
+
+
+def replace(graph: Any, node: Any, nodes: list[Any]) -> None:
+    """Put nodes in the place of one."""
+    place = next(place for place, each in enumerate(graph.node) if each is node or each == node)
+    graph.node.remove(node)
+    for each in reversed(nodes):
+        graph.node.insert(place, each)
 
 
 def looks_up_rows(node: Any, place: int) -> bool:

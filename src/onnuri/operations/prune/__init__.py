@@ -23,7 +23,7 @@ from ...weights.matrices import weights
 from ...weights.sharing import unshared_numbers
 from ...weights.units import TOLERANCE
 from .numbers import change_of_the_rest, crowded_fours, missing_zeros, with_zeros
-from .settings import COUNTED, ROLES, Settings
+from .settings import ROLES, Settings
 from .tokens import fewer_tokens, tokens_too_many, unlike_whole
 from .units import narrower, shallower, units_too_many, unlike_zeros
 
@@ -36,20 +36,14 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             "nothing to prune: this model holds no weight matrices", "predict, evaluate, or the teacher of distill"
         )
     records = data.split("train")
-    looks = settings.method != "magnitude" or settings.units == "blocks"
-    many = (
-        COUNTED
-        if settings.units == "tokens" and "calibration" not in settings.model_fields_set
-        else settings.calibration
-    )
-    seen = looked_at(records, many, log) if looks else None
+    seen = looked_at(records, settings.looks, log) if settings.looks else None
     if settings.units == "numbers":
         result = Result(model=with_zeros(settings, log, model, seen))
     elif settings.units == "blocks":
         assert seen is not None, "blocks are looked at"
         result = Result(model=shallower(settings, log, model, seen))
     elif settings.units == "tokens":
-        result = fewer_tokens(settings, log, model, seen)
+        result = fewer_tokens(settings, model, seen)
     else:
         result = narrower(settings, log, model, records, seen)
     assert result.model is not None

@@ -47,3 +47,11 @@ class Settings(Base):
         if self.method == "magnitude" and self.units != "blocks" and self.changed("calibration"):
             raise ValueError("calibration has no effect on method magnitude")
         return self
+
+    @property
+    def looks(self) -> int:
+        """How many records are looked at; 0: none."""
+        if self.method == "magnitude" and self.units != "blocks":
+            return 0
+        counting = self.units == "tokens" and "calibration" not in self.model_fields_set
+        return COUNTED if counting else self.calibration

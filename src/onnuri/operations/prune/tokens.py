@@ -9,28 +9,24 @@ from ...data import Records
 from ...errors import BadSettings, Refusal
 from ...family import Vocabulary
 from ...model import Model
-from ...operation import Log, Result
+from ...operation import Result
+from ...weights.units import apart
 from .settings import Settings
 
 AT_ONCE = 256  # records
 
 
-def fewer_tokens(settings: Settings, log: Log, model: Model, seen: Records | None) -> Result:
+def fewer_tokens(settings: Settings, model: Model, seen: Records | None) -> Result:
     """The model with fewer tokens, and in the report which stayed. `seen`: the records whose tokens are counted."""
-    found = list(model.family.vocabulary(model.net, model.assets))
-    if not found:
+    found = model.family.vocabulary(model.net, model.assets)
+    if found is None:
         raise Refusal("this model reads no tokens that could be left out", "--units channels")
-    report = []
-    for number in range(len(found)):
-        one = model.family.vocabulary(model.net, model.assets)[number]
-        left = left_of(one, settings.share)
-        kept = staying(one, scores(one, model, seen), left)
-        net, assets = one.kept(kept)
-        # other files of the folder may list the tokens as they were
-        model = replace(model, net=net, assets=assets, baked={}, folder=None)
-        report.append((one.entry, kept, left))
-        log.progress(number + 1, len(found), f"tokens: {len(one.rows):,} -> {len(kept):,}")
-    return Result(model=model, report={"tokens": report})
+    left = left_of(found, settings.share)
+    kept = staying(found, scores(found, model, seen), left)
+    net, assets = found.kept(kept)
+    # other files of the folder may list the tokens as they were
+    less = replace(model, net=net, assets=assets, baked={}, folder=None)
+    return Result(model=less, report={"tokens": (found.entry, kept, left)})
 
 
 def left_of(one: Vocabulary, share: float) -> int:
@@ -89,21 +85,21 @@ def needed_by(number: int, one: Vocabulary) -> set[int]:
 
 def tokens_too_many(settings: Settings, inputs: dict, result: Result) -> float | None:
     """How many more are left than were asked for."""
-    kept = (result.report or {}).get("tokens")
-    return max(float(len(numbers) - left) for _, numbers, left in kept) if kept else None
+    if settings.units != "tokens":
+        return None
+    _, kept, left = (result.report or {})["tokens"]
+    return float(len(kept) - left)
 
 
-@torch.no_grad()
 def unlike_whole(settings: Settings, inputs: dict, result: Result) -> float | None:
     """How far the answers are from those of the large net that is given the same tokens, relative to the largest."""
-    kept = (result.report or {}).get("tokens")
     assert result.model is not None
-    if not kept:
+    if settings.units != "tokens":
         return None
-    before: Model = inputs["model"]
+    entry, kept, _ = (result.report or {})["tokens"]
     batch = result.model.collate(inputs["data"].split("test").some(32).list())
-    told = batch | {entry: numbers[batch[entry].long()].to(batch[entry].dtype) for entry, numbers, _ in kept}
-    answers, (wanted, _) = result.model.outputs(batch)[0], before.outputs(told)
+    told = batch | {entry: kept[batch[entry].long()].to(batch[entry].dtype)}
+    answers, wanted = result.model.outputs(batch)[0], inputs["model"].outputs(told)[0]
     if wanted.shape[-1] != answers.shape[-1]:  # one for each token
-        wanted = wanted[..., kept[0][1]]
-    return float((answers - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+        wanted = wanted[..., kept]
+    return apart([wanted], [answers])
