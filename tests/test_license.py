@@ -14,9 +14,10 @@ from torch import nn
 
 from onnuri import ledger, license, registry
 from onnuri.card import card
+from onnuri.evidence import inherited
 from onnuri.license import ASK, OTHERS, RESTRICTIONS, TERMS, combined, identified, origins, recognized, stated
 from onnuri.model import Model
-from onnuri.run import execute, inherited
+from onnuri.run import execute
 
 HUB = """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
 afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5

@@ -59,24 +59,23 @@ def operation_command(name: str) -> click.Command:
     params: list[click.Parameter] = []
     if "model" in operation.takes:
         params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
+    whole = is_whole(operation.takes["data"])
     params.append(
         click.Option(
             ["--data"],
             required=not operation.takes["data"].endswith("?"),
-            help="builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts"
+            help=(
+                "a csv, parquet or jsonl file, or a folder of documents"
+                if whole
+                else "builtin:NAME, a csv, parquet or jsonl file, a folder of images, sounds or texts"
+            )
             + "; without it, tensor by tensor and not measured" * (operation.at_rest is not None),
         )
     )
     params += [click.Option([f"--{role}"], help=told(role, operation.takes[role])) for role in others]
     params += [option(field, info) for field, info in operation.settings.model_fields.items()]
+    params += [] if whole else READING
     params += [
-        click.Option(["--answer"], help="the column that is the answer; with --window the columns, as NAME,NAME"),
-        click.Option(
-            ["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image|audio|series,..."
-        ),
-        click.Option(
-            ["--window"], help="rows of the past and of the future, PAST,FUTURE, where each row is a step in time"
-        ),
         click.Option(["--out"], help="folder or file of the result"),
         click.Option(["--json", "as_json"], is_flag=True, help="one JSON result on stdout, nothing else"),
     ]
@@ -87,8 +86,27 @@ def operation_command(name: str) -> click.Command:
     return Tolerant(name, params=params, callback=run, help=registry.summary("operations", name))
 
 
+READING = [
+    click.Option(["--answer"], help="the column that is the answer; with --window the columns, as NAME,NAME"),
+    click.Option(
+        ["--fields"], help="the columns to use and their kinds, as NAME=number|category|text|image|audio|series,..."
+    ),
+    click.Option(
+        ["--window"], help="rows of the past and of the future, PAST,FUTURE, where each row is a step in time"
+    ),
+]
+"""How records are read, where they have an answer."""
+
+
+def is_whole(kind: str) -> bool:
+    """Whether an input is documents, read as they are."""
+    return kind.startswith("data whole")
+
+
 def told(role: str, kind: str) -> str:
     """The help for an input beside the model and the data."""
+    if is_whole(kind):
+        return "an evaluation set, none of which may be kept"
     return "more data, without answers" if kind.startswith("data") else f"folder of the {role}"
 
 
@@ -138,7 +156,8 @@ def carry_out(operation: Any, others: list[str], values: dict[str, Any]) -> None
 
     as_json, out = values.pop("as_json"), values.pop("out")
     inputs = {role: values.pop(role) for role in ["model", "data", *others] if values.get(role) is not None}
-    options = {"answer": values.pop("answer"), "fields": pairs(values.pop("fields")), "window": values.pop("window")}
+    options = {name: values.pop(name, None) for name in ("answer", "fields", "window")}
+    options["fields"] = pairs(options["fields"])
     settings = {
         name: pairs(value) if operation.settings.model_fields[name].annotation is dict else value
         for name, value in values.items()

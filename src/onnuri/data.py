@@ -106,6 +106,8 @@ class Data:
     records: Records
     official: dict[str, Sequence[int]]
     source: Records
+    whole: bool = False
+    """Whether each record is a whole document, which is dear to read: its files tell it from others, not its rows."""
 
     @cached_property
     def row_digests(self) -> np.ndarray:

@@ -1,22 +1,28 @@
-"""What the ledger says of an operation beside its figures: inputs, licenses, lineage, the base that a result hangs on, versions."""
+"""What the ledger says of any operation: key, cost, inputs, licenses, lineage, the base that a result hangs on, versions."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import __version__, ledger, license
+from . import __version__, ledger, license, machine
 from .data import Data
+from .family import Family
 from .model import Model
-from .operation import Operation, Result
+from .operation import Operation, Result, Settings
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
     """What the ledger says of the inputs. `found`: those that were opened, the data among them."""
 
     def digest(role: str) -> str:
-        data = found.get(role)
-        return data.digest if isinstance(data, Data) else ledger.folder_digest(Path(inputs[role]))
+        data, path = found.get(role), Path(inputs[role])
+        if isinstance(data, Data) and not (data.whole and path.exists()):
+            return data.digest
+        return ledger.folder_digest(path) if path.is_dir() else ledger.file_digest(path)
 
     with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
         digests = threads.map(digest, inputs)
@@ -89,4 +95,49 @@ def thin(curves: dict[str, list[tuple[int, float]]], most: int = 400) -> dict[st
     return {
         name: curve if len(curve) <= most else [*curve[:: -(-len(curve) // most)], curve[-1]]
         for name, curve in curves.items()
+    }
+
+
+def key_of(operation: Operation, settings: Settings, sources: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """What tells this work from any other: the same key, the same result."""
+    work = {"operation": operation.name, "settings": settings.model_dump(), "inputs": sources, "options": options}
+    return sha256(ledger.canonical({**work, "version": __version__}).encode()).hexdigest()
+
+
+def cost(log: Any) -> dict[str, Any]:
+    """Seconds, memory and energy of the work that `log` has seen, up to now."""
+    seconds, joules = log.spent()
+    energy = machine.as_dict(replace(log.meter.energy(), joules=joules))
+    return {"seconds": seconds, "peak_memory_bytes": machine.peak_memory(), "energy": energy}
+
+
+DATA = {"family": "data", "task": ""}
+"""What stands in a ledger line in place of a model's kind."""
+
+
+def kind_of(family: Family) -> dict[str, str]:
+    return {"family": family.name, "task": family.tag}
+
+
+def known(
+    operation: Operation,
+    kind: dict[str, str],
+    settings: Settings,
+    sources: list[dict[str, Any]],
+    terms: dict[str, Any],
+    log: Any,
+    started: datetime,
+) -> dict[str, Any]:
+    """What a ledger line says of every operation, whatever it gave."""
+    return {
+        "operation": operation.name,
+        **kind,
+        "settings": settings.model_dump(),
+        "seed": getattr(settings, "seed", 0),
+        "inputs": sources,
+        "versions": versions(),
+        "machine": machine.describe(),
+        "started": started.isoformat(timespec="seconds"),
+        "warnings": log.warnings,
+        **({"license": terms} if terms else {}),
     }

@@ -48,6 +48,7 @@ AFTER = {
     "records": is_number,
 }
 BASE = {"path": str, "digest": str}
+FOUND = {"summary": str, "removed": dict, "edited": dict, "scores": dict, "languages": dict}
 LICENSE = {
     "name": str,
     "parents": [{"path": str, "id": str, "name": str, "link": str}],
@@ -72,7 +73,14 @@ SHAPE = {
     "seconds": is_number,
 }
 """What every line holds: card, timeline and recipe read it unasked."""
-MORE = {"after": is_result, "before": is_measured, "parents": are_measured, "license": LICENSE, "warnings": [str]}
+MORE = {
+    "after": is_result,
+    "before": is_measured,
+    "parents": are_measured,
+    "license": LICENSE,
+    "warnings": [str],
+    "found": FOUND,
+}
 """What a line holds besides where it has these: a result that was measured, licenses since they are recorded."""
 
 

@@ -64,19 +64,26 @@ def run_row(family: str, wanted: Collection[str], folder: Path) -> Iterator[Cell
             refused[name] = cell
         else:
             yield cell
+    yield from (refused.pop(name) for name in list(refused) if not takes_a_model(name))
     if refused:
         givers = [name for name in ordered() if registry.operation(name).gives == "model" and name not in asked]
         refused |= {name: cell for name in givers if (cell := run_cell(family, name, folder)).outcome == "refused"}
         yield from (cell for name, cell in second_rounds(family, refused, folder).items() if name in asked)
 
 
+def takes_a_model(operation: str) -> bool:
+    """Whether another model could change what it says."""
+    return any(not kind.startswith("data") for kind in registry.operation(operation).takes.values())
+
+
 def second_rounds(family: str, refused: dict[str, Cell], folder: Path) -> dict[str, Cell]:
     """What was refused, tried on every model that another operation gave, until nothing more passes."""
     cells, tried, again = dict(refused), set[tuple[str, str]](), True
+    givers = [name for name in ordered()[1:] if registry.operation(name).gives == "model"]
     while again:
         again = False
         for name in [name for name, cell in cells.items() if cell.outcome == "refused"]:
-            for giver in [giver for giver in ordered()[1:] if giver != name and (folder / giver).is_dir()]:
+            for giver in [giver for giver in givers if giver != name and (folder / giver).is_dir()]:
                 if (name, giver) not in tried and cells[name].outcome == "refused":
                     tried.add((name, giver))
                     cell = run_cell(family, name, folder, giver)
@@ -110,7 +117,8 @@ def carried_out(bench: Bench, operation: str, model: Path | None) -> dict[str, A
     settings, anew = bench.settings(record), operation == maker() and not (bench.folder / operation).exists()
     settings |= bench.beginning() if anew else {}
     inputs = {"data": bench.data} if anew else bench.inputs(record, model)
-    places = {"model": bench.folder / operation, "records": bench.folder / f"{operation}.jsonl", "report": None}
+    folder = bench.folder / operation
+    places = {"model": folder, "data": folder, "records": bench.folder / f"{operation}.jsonl", "report": None}
     return execute(operation, settings, inputs, places[record.gives], quiet=True)
 
 
@@ -138,6 +146,8 @@ def passed(cell: Cell, result: dict[str, Any], bench: Bench) -> Cell:
     if "headline" in after:
         metric = after["headline"][0]
         text, parameters = f"{metric} {after['scores'][metric]:.3g}", after["parameters"]
+    elif "found" in result:
+        text, parameters = str(result["found"]["summary"]), size(bench)
     elif "out" in result:
         text, parameters = f"{result['records']} answers", size(bench)
     else:

@@ -12,11 +12,13 @@ from .operation import Operation, Settings
 def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     """The inputs as objects, checked against each other."""
     from .model import Model, open_model
-    from .sources import open_data
+    from .sources import open_data, open_documents
 
     found: dict[str, Any] = {}
     for name, kind in operation.takes.items():
-        if name in inputs and kind.startswith("data"):
+        if name in inputs and is_whole(kind):
+            found[name] = open_documents(inputs[name])
+        elif name in inputs and kind.startswith("data"):
             found[name] = open_data(inputs[name], **(unanswered(options) if is_asked(kind) else options))
     for name, kind in operation.takes.items():
         if name in inputs and kind.startswith("body"):
@@ -33,6 +35,11 @@ def opened(operation: Operation, settings: Settings, inputs: dict[str, str], opt
 def is_asked(kind: str) -> bool:
     """Whether an input is records that need no answers."""
     return kind.startswith("data to answer")
+
+
+def is_whole(kind: str) -> bool:
+    """Whether an input is documents, each of them a record."""
+    return kind.startswith("data whole")
 
 
 def unanswered(options: dict[str, Any]) -> dict[str, Any]:

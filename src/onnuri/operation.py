@@ -31,6 +31,14 @@ class Finding:
     cure: str
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the records that an operation gives, and of those that it took out, each with why in its fields `removed_...`."""
+
+    kept: list[Record]
+    removed: list[Record]
+
+
 @dataclass
 class Result:
     """What an operation hands back to the runner."""
@@ -40,6 +48,12 @@ class Result:
     """In place of a model what was written tensor by tensor, where the operation was done at rest."""
 
     records: list[Record] | None = None
+    parts: Iterator[Part] | None = None
+    """New data, part by part, so that they never lie in memory whole. `report` and `bars` are filled in when the last has come."""
+
+    data: Data | None = None
+    """The same when the runner has written and opened them again."""
+
     report: dict[str, Any] | None = None
     """What an operation found that only looks: a measurement, or whatever it finds with a `summary` of one line."""
 
@@ -84,13 +98,14 @@ class Way:
 @dataclass(frozen=True)
 class Operation:
     """`takes`: {input: kind}, a kind being `model` or `data`, with `?` behind it where it may be left out; or `data to
-    answer`, records that need no answers; or `body`, a folder that the settings `family`, `new_head` and `seed` say how to
-    open. The first model is the one that the operation is done to. `gives`: `model`, `records` or `report`."""
+    answer`, records that need no answers; or `data whole`, records of which each is a whole document; or `body`, a folder that
+    the settings `family`, `new_head` and `seed` say how to open. The first model is the one that the operation is done to.
+    `gives`: `model`, `data`, `records` or `report`."""
 
     name: str
     settings: type[Settings]
     takes: dict[str, str]
-    gives: Literal["model", "records", "report"]
+    gives: Literal["model", "data", "records", "report"]
     apply: Callable[..., Result]
     """(settings, log, **inputs) -> Result. Touches no disk, no command line, no globals."""
 
@@ -138,4 +153,4 @@ class Quiet:
         return self.state
 
 
-__all__ = ["Data", "Finding", "Log", "Operation", "Promise", "Quiet", "Result", "Settings", "Way"]
+__all__ = ["Data", "Finding", "Log", "Operation", "Part", "Promise", "Quiet", "Result", "Settings", "Way"]

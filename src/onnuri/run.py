@@ -7,24 +7,38 @@ or not at all. The state of unfinished work is kept there too, so that the same 
 import json
 import shutil
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import __version__, ledger, machine, plan, registry
+from . import ledger, machine, plan, registry
+from .card import card as model_card
 from .data import Data
 from .errors import BadInput, BrokenPromise
-from .evidence import base_of, changed_since, described, inherited, keep_notices, model_folders, parents, thin, versions
-from .family import Family
+from .evidence import (
+    DATA,
+    base_of,
+    changed_since,
+    cost,
+    described,
+    inherited,
+    keep_notices,
+    key_of,
+    kind_of,
+    known,
+    model_folders,
+    parents,
+    thin,
+)
 from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, write_text, writing
 from .opening import opened
-from .operation import Operation, Promise, Result, Settings
+from .operation import Operation, Result, Settings
+from .promises import anew, promises_of, reopened
 
+Card = Callable[[list[dict[str, Any]]], str]
 SAMPLES = 24
 """Records whose answers are kept with each model, for people to look at."""
 
@@ -54,9 +68,9 @@ def execute(
         with staging(out) as partial:
             if is_main_process():  # a process that was here a moment ago may have put its result there
                 plan.check_output(out, inputs.values())
-            if "data" not in inputs:
+            if "data" not in inputs:  # require_inputs has seen to it that this can be done at rest
                 return transform_at_rest(operation, chosen, inputs, out, partial, quiet)
-            carry_out = transform if operation.gives == "model" else look
+            carry_out = {"model": transform, "data": rewrite}.get(operation.gives, look)
             return carry_out(operation, chosen, inputs, out, partial, data_options or {}, quiet)
 
 
@@ -74,7 +88,7 @@ def require_inputs(
         f"'{name}' says how data are read and has no effect without --data" for name in options if "data" not in inputs
     ]
     if operation.gives != "report" and out is None:
-        result = "folder of its result" if operation.gives == "model" else "file of its answers"
+        result = "file of its answers" if operation.gives == "records" else "folder of its result"
         faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
         raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
@@ -186,7 +200,7 @@ def transform(
     scores = {role: before(where, data) for role, where in model_folders(operation, inputs).items()}
     unmoved()
     line: dict[str, Any] = {
-        **known(operation, result.model.family, settings, sources, terms, log, started),
+        **known(operation, kind_of(result.model.family), settings, sources, terms, log, started),
         **spent,
         "data_options": options,
         "output": {"tensors": tensors, **({"base": base} if (base := base_of(result.model)) else {})},
@@ -201,6 +215,55 @@ def transform(
     }
     line["after"] = measured(result.model, data, folder)
     return settled(folder, out, lineage, line)
+
+
+def rewrite(
+    operation: Operation,
+    settings: Settings,
+    inputs: dict[str, str],
+    out: Path,
+    partial: Path,
+    options: dict[str, Any],
+    quiet: bool,
+) -> dict[str, Any]:
+    """Apply an operation that gives data, write these as they come, check, and let the folder appear. The ledger line."""
+    from .data_folder import card, write_parts
+    from .progress import Progress
+    from .sources import open_documents
+
+    unmoved = standing([Path(where) for where in inputs.values() if Path(where).is_dir()])
+    found = opened(operation, settings, inputs, options)
+    sources = described(inputs, found)
+    machine.forget_peak()
+    started = datetime.now(UTC)
+    folder = fresh_folder(partial / "result")
+    with Progress(operation.name, quiet) as log:
+        result = operation.apply(settings, log, **found)
+        assert result.parts is not None
+        with writing(out):
+            write_parts(result.parts, folder)
+    spent = cost(log)
+    result.data = open_documents(str(folder))
+    promises = promises_of(operation, settings, found, result)
+    unmoved()
+    line: dict[str, Any] = {
+        **known(operation, DATA, settings, sources, {}, log, started),
+        **spent,
+        "data_options": options,
+        "output": {},
+        "before": None,
+        "parents": {},
+        "promises": promises,
+        "findings": [],
+        "pace": {},
+        "curves": {},
+        "bars": result.bars,
+        "found": result.report,
+        "key": key_of(operation, settings, sources, options),
+        "after": None,
+    }
+    lineage = ledger.read(Path(inputs["data"])) if Path(inputs["data"]).is_dir() else []
+    return settled(folder, out, lineage, line, card)
 
 
 def transform_at_rest(
@@ -232,7 +295,7 @@ def transform_at_rest(
         digest = threads.submit(digest_of, stored)
         promises = promises_of(operation, settings, found, Result(stored=stored))
     line: dict[str, Any] = {
-        **known(operation, family, settings, sources, terms, log, started),
+        **known(operation, kind_of(family), settings, sources, terms, log, started),
         **spent,
         "data_options": {},
         "output": {"tensors": digest.result()},
@@ -249,47 +312,11 @@ def transform_at_rest(
     return settled(folder, out, lineage, line)
 
 
-def key_of(operation: Operation, settings: Settings, sources: list[dict[str, Any]], options: dict[str, Any]) -> str:
-    """What tells this work from any other: the same key, the same result."""
-    work = {"operation": operation.name, "settings": settings.model_dump(), "inputs": sources, "options": options}
-    return sha256(ledger.canonical({**work, "version": __version__}).encode()).hexdigest()
-
-
-def cost(log: Any) -> dict[str, Any]:
-    """Seconds, memory and energy of the work that `log` has seen, up to now."""
-    seconds, joules = log.spent()
-    energy = machine.as_dict(replace(log.meter.energy(), joules=joules))
-    return {"seconds": seconds, "peak_memory_bytes": machine.peak_memory(), "energy": energy}
-
-
-def known(
-    operation: Operation,
-    family: Family,
-    settings: Settings,
-    sources: list[dict[str, Any]],
-    terms: dict[str, Any],
-    log: Any,
-    started: datetime,
+def settled(
+    folder: Path, out: Path, lineage: list[dict[str, Any]], line: dict[str, Any], card: Card = model_card
 ) -> dict[str, Any]:
-    """What a ledger line says of every operation, whatever it gave."""
-    return {
-        "operation": operation.name,
-        "family": family.name,
-        "task": family.tag,
-        "settings": settings.model_dump(),
-        "seed": getattr(settings, "seed", 0),
-        "inputs": sources,
-        "versions": versions(),
-        "machine": machine.describe(),
-        "started": started.isoformat(timespec="seconds"),
-        "warnings": log.warnings,
-        "license": terms,
-    }
-
-
-def settled(folder: Path, out: Path, lineage: list[dict[str, Any]], line: dict[str, Any]) -> dict[str, Any]:
     """Write the evidence and let the folder appear; one that breaks a promise appears beside its place. The ledger line."""
-    finish(folder, lineage, line)
+    finish(folder, lineage, line, card)
     broken = [promise for promise in line["promises"] if not promise["kept"]]
     place = out.with_name(out.name + ".broken") if broken else out
     if broken:
@@ -301,37 +328,6 @@ def settled(folder: Path, out: Path, lineage: list[dict[str, Any]], line: dict[s
             hint=f"the result is kept in {place} to be looked at; do not ship it",
         )
     return ledger.read(place)[-1]
-
-
-def reopened(result: Result, tensors: str) -> dict[str, Any]:
-    """The promise that every result keeps: what was saved is what is read."""
-    from .model import tensor_digest
-
-    assert result.model is not None
-    text = "tensors that differ after saving and opening again"
-    return judged(Promise(text, "at most", 0.0, lambda *_: 0.0), float(tensor_digest(result.model.net) != tensors))
-
-
-def anew(operation: Operation, inputs: dict[str, str], data: Data) -> dict[str, Any]:
-    """The models that came in, opened again: the operation may have changed them."""
-    from .model import open_model
-
-    taken = [name for name, kind in operation.takes.items() if kind.startswith("model") and name in inputs]
-    return {name: open_model(inputs[name]) for name in taken if operation.promises} | {"data": data}
-
-
-def promises_of(
-    operation: Operation, settings: Settings, fresh: dict[str, Any], result: Result
-) -> list[dict[str, Any]]:
-    """Every promise that applies, measured on the reopened result against the inputs."""
-    found = [(promise, promise.measure(settings, fresh, result)) for promise in operation.promises]
-    return [judged(promise, value) for promise, value in found if value is not None]
-
-
-def judged(promise: Promise, value: float) -> dict[str, Any]:
-    """What the ledger says of a promise that was measured."""
-    right = value <= promise.bound if promise.sense == "at most" else value >= promise.bound
-    return {"text": promise.text, "value": value, "bound": promise.bound, "sense": promise.sense, "kept": right}
 
 
 def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
@@ -364,9 +360,8 @@ def before(folder: Path, data: Data) -> dict[str, Any] | None:
         return None
 
 
-def finish(folder: Path, lines: list[dict], line: dict) -> None:
+def finish(folder: Path, lines: list[dict], line: dict, card: Card) -> None:
     """Write card, report page and ledger; everything is in the folder afterwards."""
-    from .card import card
     from .report import operation_page
 
     (folder / "README.md").write_text(card([*lines, line]), encoding="utf-8")

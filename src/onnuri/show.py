@@ -14,7 +14,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
         return f"{result['records']} answers written to {result['out']}"
     if "promises" in result:
         lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace"))]
-        lines += [*bar_lines(result.get("bars") or {}), *promise_lines(result)]
+        lines += [*found_lines(result["found"])] if result.get("found") else bar_lines(result.get("bars") or {})
+        lines += promise_lines(result)
         return "\n".join([*lines, f"written to {out}"])
     if "headline" in result:
         return "\n".join(measurement_lines(result))
@@ -58,6 +59,25 @@ def bar_lines(bars: dict[str, dict[str, float]]) -> list[str]:
     """That there is something to look at: what was measured of the parts of a model is read as a picture."""
     parts = {name for values in bars.values() for name in values}
     return [f"{'drawn':12} {len(bars)} measurements of its {len(parts)} parts, in onnuri/reports"] if parts else []
+
+
+def found_lines(found: dict[str, Any]) -> list[str]:
+    """What became of data: how much is left, for what the rest was removed, and the scores."""
+    most = max(found["removed"].values(), default=1)
+    lines = [f"{'kept':12} {found['summary']}"]
+    lines += [
+        f"{'removed' if place == 0 else '':12} {count:9,}  {'█' * round(BAR * count / most):{BAR}}  {name}"
+        for place, (name, count) in enumerate(found["removed"].items())
+    ]
+    edited = ", ".join(f"{name} {count:,}" for name, count in found["edited"].items())
+    scores = ", ".join(f"{name} {value:.3g}" for name, value in found["scores"].items() if value is not None)
+    languages = ", ".join(f"{name} {count:,}" for name, count in found["languages"].items())
+    return [
+        *lines,
+        *([f"{'changed':12} {edited}"] if edited else []),
+        f"{'languages':12} {languages}",
+        f"{'scores':12} {scores}",
+    ]
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:
@@ -146,13 +166,14 @@ def promise_lines(line: dict[str, Any]) -> list[str]:
 
 def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:
     """A model's life, one line per operation."""
-    rows = [f"{folder}  ({lines[-1].get('family', '?')}, {lines[-1].get('task', '?')})"]
+    kind = ", ".join(filter(None, (lines[-1].get("family", "?"), lines[-1].get("task", "?"))))
+    rows = [f"{folder}  ({kind})"]
     for place, line in enumerate(lines):
         after = line.get("after")
         score = (
             f"{after['headline'][0]} {after['scores'][after['headline'][0]]:.4g}, {size_text(after['bytes'])}"
             if after
-            else ""
+            else (line.get("found") or {}).get("summary", "")
         )
         data = next((entry["path"] for entry in line["inputs"] if entry["role"] == "data"), "")
         changed = ", ".join(f"{k}={v}" for k, v in line["settings"].items() if v not in ("", {}, 0, 0.0, None, False))

@@ -78,10 +78,11 @@ class Bench:
     def inputs(self, record: Operation, model: Path | None = None) -> dict[str, str]:
         """All that an operation needs: the data, `model` or the first one, and the second one for each further role."""
         found: dict[str, str] = {}
+        first = next((name for name, kind in record.takes.items() if not kind.startswith("data")), "")
         for role, kind in record.takes.items():
-            if kind in ("data", "data?"):
+            if kind in ("data", "data?", "data whole"):
                 found[role] = self.data
-            elif role == next(name for name, kind in record.takes.items() if not kind.startswith("data")):
+            elif role == first:
                 found[role] = str(model or self.model)
             elif not kind.endswith("?"):
                 found[role] = str(self.other)

@@ -15,7 +15,7 @@ from .bench import SMALL
 from .subject import require
 from .trial import Trial
 
-TAKEN = ("model", "model?", "body", "body?", "data", "data?", "data to answer?")
+TAKEN = ("model", "model?", "body", "body?", "data", "data?", "data to answer?", "data whole", "data whole?")
 FLAT = (int, float, str, bool, dict)
 MOST = 1 / 3  # of a role's weights: so few that are left alone were forgotten; more, and it is a choice
 
@@ -43,7 +43,7 @@ def record(operation: Operation) -> str:
         f"takes a body, but has no setting '{n}'" for n in ("family", "new_head", "seed") if body and n not in fields
     ]
     if operation.gives not in get_args(inspect.get_annotations(Operation)["gives"]):
-        faults.append(f"gives {operation.gives!r}; it must be model, records or report")
+        faults.append(f"gives {operation.gives!r}; it must be model, data, records or report")
     faults += faults_of_apply(operation) + faults_of_promises(operation.promises) + faults_of_ways(operation)
     line = registry.summary("operations", operation.name)
     if not line.endswith((".", "?")) or line == operation.name:

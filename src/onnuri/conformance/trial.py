@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from .. import ledger, plan, run
 from ..answers import jsonable
+from ..data import Record
 from ..errors import OnnuriError
 from ..files import fresh_folder
 from ..model import Model, tensor_digest, write_model
@@ -67,6 +68,7 @@ class Trial:
                 found = run.opened(self.operation, chosen, inputs, {})
                 before = {role: snapshot(value) for role, value in found.items() if isinstance(value, Model)}
                 result = self.operation.apply(run.resolved(chosen, inputs, found), log, **found)
+                seen = self.seen(result)
         except OnnuriError as error:
             return {"refusal": f"{type(error).__name__}: {error}"}
         said = {
@@ -76,7 +78,7 @@ class Trial:
             "states": log.states,
         }
         said |= {"spoiled": spoiled(before, found, result), "touched": json.dumps(touched(before, result))}
-        return self.seen(result) | {name: str(value) for name, value in said.items()}
+        return seen | {name: str(value) for name, value in said.items()}
 
     def seen(self, result: Result) -> Outcome:
         """A result as texts that can be compared: a model by its tensors and by what is written of it."""
@@ -88,11 +90,19 @@ class Trial:
             written = [path for path in folder.rglob("*") if path.is_file()]
             found |= {f"file {path.relative_to(folder)}": content(path) for path in written}
         if result.records is not None:
-            rows = [{name: jsonable(value) for name, value in row.items()} for row in result.records]
-            found["records"] = hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
+            found["records"] = digest_of(result.records)
+        if result.parts is not None:
+            parts = list(result.parts)  # the report is filled in with the last of them
+            found["records"] = digest_of([record for part in parts for record in part.kept])
+            found["removed"] = digest_of([record for part in parts for record in part.removed])
         for name, value in (result.report or {}).items():
             found |= {f"figure {name}": str(value), f"form of {name}": NUMBER.sub("#", str(value))}
         return found
+
+
+def digest_of(records: list[Record]) -> str:
+    rows = [{name: jsonable(value) for name, value in row.items()} for row in records]
+    return hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()
 
 
 def content(path: Path) -> str:

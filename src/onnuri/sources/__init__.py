@@ -15,7 +15,7 @@ from ..errors import BadInput, BadSettings, propose
 from ..windows import windowed
 from .bundled import BUILTIN, builtin, toy
 from .folders import chunks, read_class_folders, read_text, text_records
-from .tables import TABLES, from_table, holds_classes, read_parts, scan
+from .tables import TABLES, from_table, holds_classes, read_parts, read_shards, scan, shards_of
 
 KINDS = get_args(Kind)
 
@@ -42,6 +42,13 @@ def open_data(
             )
         return windowed(source, records, window, answer, fields)
     return Data(source, choose(records, answer, fields), official, records)
+
+
+def open_documents(source: str) -> Data:
+    """The same sources, each record a whole document, with all columns as they are."""
+    scheme, _, name = source.partition(":")
+    records = toy(name) if scheme == "toy" and name else read_path(Path(source))[0]
+    return Data(source, records, {}, records, whole=True)
 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
@@ -102,6 +109,8 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
         return read_parts([parts["train"], parts["test"]])
     if (path / "train").is_dir() and (path / "test").is_dir():
         return read_class_folders([path / "train", path / "test"])
+    if shards := shards_of(path):
+        return read_shards(shards)
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
     texts = sorted(path.rglob("*.txt"))
     if len(tables) == 1:

@@ -1,21 +1,24 @@
 """Tables: csv, tsv, parquet and jsonl as records, with the kind of each column inferred."""
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from .. import sounds
-from ..data import Kind, Record, Records, as_label, guess_answer
+from ..data import SPLITS, Kind, Record, Records, as_label, guess_answer
 from ..errors import BadInput
 from ..windows import series_of
 from .folders import decode_image
 from .rows import rows_of
 
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+SHARD = re.compile(r"(?P<split>[A-Za-z_]+)-\d{5}(?:-of-\d{5})?\.parquet")
 MOST_CLASSES = 30  # different whole numbers that an answer may have and still mean classes
 
 
@@ -28,6 +31,37 @@ def read_parts(paths: list[Path]) -> tuple[Records, dict[str, Sequence[int]]]:
     records = from_table(tables, paths[0].parent)
     border = guarded(paths[0], lambda: tables[0].select(pl.len()).collect().item())
     return records, {"train": range(border), "test": range(border, len(records))}
+
+
+def shards_of(folder: Path) -> dict[str, list[Path]]:
+    """{split: its parquet files} of a folder whose tables are cut in pieces, NAME-00000.parquet or, as the Hub has them,
+    NAME-00000-of-00007.parquet, in itself or in its folder `data`; {} where it holds none."""
+    for place in (folder / "data", folder):
+        found: dict[str, list[Path]] = {}
+        for path in sorted(place.glob("*.parquet")) if place.is_dir() else ():
+            if named := SHARD.fullmatch(path.name):
+                found.setdefault(named["split"], []).append(path)
+        if found:
+            return found
+    return {}
+
+
+def read_shards(shards: dict[str, list[Path]]) -> tuple[Records, dict[str, Sequence[int]]]:
+    """All splits as one table; divided as they are where there are data to train with and to test with."""
+    order = [name for name in ("train", "validation", "test") if name in shards]
+    order += [name for name in shards if name not in order]
+    tables = {name: [scan(path) for path in shards[name]] for name in order}
+    folder = shards[order[0]][0].parent
+    records = from_table([table for name in order for table in tables[name]], folder)
+    if not {"train", "test"} <= shards.keys():
+        return records, {}
+    lengths = [
+        guarded(folder, lambda name=name: pl.concat(tables[name]).select(pl.len()).collect().item()) for name in order
+    ]
+    ends = np.cumsum(lengths).tolist()
+    return records, {
+        name: range(end - length, end) for name, length, end in zip(order, lengths, ends) if name in SPLITS
+    }
 
 
 def scan(path: Path) -> pl.LazyFrame:

@@ -1,0 +1,56 @@
+"""Clean documents: judge, mask, remove copies and what an evaluation set holds, each removal with its reason.
+
+Documents are read in batches and decided on in their order, so that no more of them than some batches is ever in memory; what is
+kept of those before are 12 bytes for each key: one key for each document and each long line, and one for each band of a signature.
+"""
+
+from collections.abc import Iterator
+
+from ...data import Data
+from ...errors import BadInput, BadSettings
+from ...operation import Log, Operation, Part, Promise, Result
+from .copies import Held
+from .deciding import Memory, decided
+from .judging import held_of, judged_ahead
+from .promises import copies_kept, documents_lost
+from .reading import batches, column_of
+from .scores import Tally
+from .settings import Settings, resolved
+
+
+def apply(settings: Settings, log: Log, data: Data, against: Data | None = None) -> Result:
+    """The documents that are left, in their order, and those that were removed; both come batch by batch."""
+    if against is None and settings.changed("overlap"):
+        raise BadSettings("'overlap' has no effect without an evaluation set", hint="--against DATA, or leave it out")
+    column = column_of(data.records, settings.text)
+    chosen = resolved(settings, data.records, column)
+    if settings.limits and chosen.rules == "none":
+        raise BadSettings("'limits' has no effect without rules", hint="--rules web or short, or leave it out")
+    held = held_of(against, chosen) if against is not None else None
+    tally = Tally(chosen, data.records, column)
+    return Result(parts=parts(chosen, log, data, column, held, tally), report=tally.report, bars=tally.bars)
+
+
+def parts(settings: Settings, log: Log, data: Data, column: str, held: Held | None, tally: Tally) -> Iterator[Part]:
+    memory = Memory()
+    for batch in judged_ahead(settings, column, held, batches(data.records, column)):
+        found = decided(batch, column, memory, settings)
+        tally.add(batch, found)
+        log.progress(batch.rows.stop, len(data.records), f"{tally.kept:,} kept")
+        yield found.part
+    tally.finish()
+    if not tally.kept:
+        raise BadInput(f"nothing is left of {tally.read:,} documents: {tally.reasons_text()}", hint=tally.advice())
+
+
+OPERATION = Operation(
+    "clean",
+    Settings,
+    {"data": "data whole", "against": "data whole?"},
+    "data",
+    apply,
+    promises=(
+        Promise("documents that were neither kept nor removed with a reason", "at most", 0.0, documents_lost),
+        Promise("documents kept twice, word for word", "at most", 0.0, copies_kept),
+    ),
+)

@@ -1,0 +1,105 @@
+"""Each document by itself: edited, judged by the rules, compared with the evaluation set, and its keys made.
+
+Nothing here knows of the documents before, so that batches are judged side by side.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ...data import Data, Record
+from .copies import Held, Orders
+from .edits import edited
+from .flat import Flat, flat
+from .language import LANGUAGES, languages
+from .reading import Read, batches, column_of
+from .rules import broken, chosen
+from .settings import Settings
+
+WORKERS = 2  # two batches at once: numpy lets others compute meanwhile
+
+
+@dataclass
+class Reason:
+    """Why a document is removed; `like`: the row of an earlier document, or of the evaluation set, that it is like."""
+
+    name: str
+    detail: str
+    like: int | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A batch, D documents. `records` with their edited texts; `reasons`: {place: why it goes}; `languages` (D,); `wholes`
+    (D,): a hash of each text; `keys` (D, bands) of its signature; `counts` of what was edited."""
+
+    rows: range
+    records: list[Record]
+    texts: Flat
+    reasons: dict[int, Reason]
+    languages: np.ndarray
+    wholes: np.ndarray
+    keys: np.ndarray
+    counts: Counter[str]
+
+
+def judged(settings: Settings, column: str, held: Held | None, read: Read) -> Judged:
+    counts = Counter[str]()
+    texts = edited([record[column] for record in read.records], settings.rules == "web", settings.kinds, counts)
+    records = [{**record, column: text} for record, text in zip(read.records, texts)]
+    whole = flat(texts)
+    spoken = languages(whole)
+    reasons = {place: Reason("unreadable", fault) for place, fault in read.faults.items()}
+    reasons = faults_of(whole, spoken, settings) | reasons
+    if held is not None:
+        for place in np.flatnonzero((rows := held.rows(whole)) >= 0).tolist():
+            reasons.setdefault(place, Reason("held_out", "stands in the evaluation set", int(rows[place])))
+    keys = orders(settings).keys(whole) if settings.bands else np.zeros((len(texts), 0), np.uint64)
+    return Judged(read.rows, records, whole, reasons, spoken, whole.hashes(whole.whole), keys, counts)
+
+
+def faults_of(texts: Flat, spoken: np.ndarray, settings: Settings) -> dict[int, Reason]:
+    """{place: the first rule that a document breaks}."""
+    found: dict[int, Reason] = {}
+    for place in np.flatnonzero(np.diff(texts.starts) == 0).tolist():
+        found[place] = Reason("empty", "no text")
+    kept = range(len(LANGUAGES)) if settings.languages == "all" else map(LANGUAGES.index, settings.languages.split(","))
+    for place in np.flatnonzero(~np.isin(spoken, list(kept))).tolist():
+        found.setdefault(place, Reason("language", LANGUAGES[spoken[place]]))
+    for rule, bad, figures in broken(texts, spoken, chosen(settings.rules, settings.limits)):
+        for place in np.flatnonzero(bad).tolist():
+            found.setdefault(place, Reason(rule.name, rule.told(figures[place], spoken[place])))
+    return found
+
+
+def orders(settings: Settings) -> Orders:
+    return Orders(settings.bands, settings.rows, settings.shingle)
+
+
+def judged_ahead(settings: Settings, column: str, held: Held | None, read: Iterable[Read]) -> Iterator[Judged]:
+    """Batches in their order, judged while those before are decided on."""
+    judge = partial(judged, settings, column, held)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        ahead = deque()
+        for batch in read:
+            ahead.append(threads.submit(judge, batch))
+            if len(ahead) > WORKERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def held_of(data: Data, settings: Settings) -> Held:
+    """The texts of an evaluation set, all of its splits."""
+    held, column = (
+        Held(settings.overlap),
+        column_of(data.records, settings.text * (settings.text in data.records.fields)),
+    )
+    for batch in batches(data.records, column):
+        texts = edited([record[column] for record in batch.records], False, (), Counter())
+        held.add(flat(texts), np.asarray(batch.rows))
+    return held

@@ -1,0 +1,85 @@
+"""Documents in batches of about a million characters, in their order; one that cannot be read is told of, and is not the end."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...data import Record, Records
+from ...errors import BadInput, BadSettings, Refusal, propose
+
+CHARACTERS = 2**20  # of a batch: what is computed of each then lies in a cache
+FIRST, MOST = 64, 16_384  # documents of the first batch, and of any
+PLAIN = ("text", "category", "number")
+
+
+@dataclass(frozen=True)
+class Read:
+    """Documents as they were read. `faults`: {place in the batch: why it could not be read}; its text is "" then."""
+
+    rows: range
+    records: list[Record]
+    faults: dict[int, str]
+
+
+def column_of(records: Records, asked: str) -> str:
+    """The column that holds the texts. Refusal where these data hold none, or something that is no text besides."""
+    if odd := [f"'{name}' ({kind})" for name, kind in records.fields.items() if kind not in PLAIN]:
+        raise Refusal(
+            f"only texts can be cleaned; these data hold {', '.join(odd)}",
+            "data of texts, with labels or figures beside",
+        )
+    texts = [name for name, kind in records.fields.items() if kind == "text"]
+    if asked and asked not in records.fields:
+        raise BadSettings(f"there is no column '{asked}'; {propose(asked, records.fields)}")
+    if asked and records.fields[asked] == "number":
+        raise BadSettings(
+            f"the column '{asked}' holds numbers", hint=f"--text {texts[0]}" if texts else "a column of texts"
+        )
+    if not texts and not asked:
+        raise Refusal(
+            "these data hold no column of texts", "documents, or --text NAME where a column of words is meant"
+        )
+    if len(texts) > 1 and not asked:
+        raise BadInput(f"these data hold several columns of texts: {', '.join(texts)}", hint=f"--text {texts[0]}")
+    return asked or texts[0]
+
+
+def batches(records: Records, column: str) -> Iterator[Read]:
+    """All documents; how many at once follows the length of those before."""
+    start, size = 0, FIRST
+    while start < len(records):
+        rows = range(start, min(start + size, len(records)))
+        yield (batch := read(records, rows))
+        long = sum(len(record[column]) for record in batch.records) / len(rows)
+        start, size = rows.stop, max(1, min(MOST, 4 * size, int(CHARACTERS / max(long, 1))))
+
+
+def read(records: Records, rows: range) -> Read:
+    """Some documents; where one cannot be read, each by itself."""
+    try:
+        return Read(rows, texts_alone(records.list(slice(rows.start, rows.stop)), records), {})
+    except BadInput:
+        each = [read_one(records, row) for row in rows]
+    faults = {place: fault for place, (_, fault) in enumerate(each) if fault}
+    return Read(rows, texts_alone([record for record, _ in each], records), faults)
+
+
+def read_one(records: Records, row: int) -> tuple[Record, str]:
+    """(a record, ""), or (what can be had of it, why it could not be read)."""
+    try:
+        return records[row], ""
+    except BadInput as error:
+        return {name: beside(records, row, name) for name in records.fields}, " ".join(error.faults)
+
+
+def beside(records: Records, row: int, name: str):
+    """A field of a record of which another cannot be read."""
+    try:
+        return records.get([records.rows[row]], (name,))[0][name]
+    except BadInput:
+        return None
+
+
+def texts_alone(found: list[Record], records: Records) -> list[Record]:
+    """The same with "" for a text that is not there."""
+    texts = [name for name, kind in records.fields.items() if kind != "number"]
+    return [{**record, **{name: record[name] or "" for name in texts}} for record in found]
