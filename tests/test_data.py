@@ -103,7 +103,7 @@ def test_texts(tmp_path):
     (tmp_path / "b.txt").write_text("둘째 글")
     assert len(open_data(str(tmp_path)).records) == len(open_data(str(tmp_path / "a.txt")).records) + 1
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BadInput, match="not UTF-8"):
+    with pytest.raises(BadInput, match="not UTF-16"):
         open_data(str(tmp_path))
 
 

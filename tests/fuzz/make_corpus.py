@@ -21,6 +21,7 @@ from readers import CORPUS, READERS
 
 from onnuri.model import Model, open_model, write_model
 from onnuri.registry import family
+from papers import PAGE, docx, encrypted, hp, hwpx, lines, pdf, w
 from test_ledger import LINE
 from test_sounds import stored, wav
 
@@ -89,6 +90,23 @@ def sounds() -> dict[str, bytes]:
     return found | {"float.wav": wav(floats, form=3, bits=32)}
 
 
+def documents() -> dict[str, dict[str, bytes]]:
+    """Documents of each format."""
+    written = w("글") + "<w:p><w:del/><w:r><w:t>a</w:t><w:tab/></w:r></w:p>"
+    rows = "<hp:tbl><hp:tr><hp:tc>" + hp("값") + "</hp:tc></hp:tr></hp:tbl>"
+    grid = rows.replace("hp:", "w:").replace("w:run", "w:r")
+    return {
+        "page": {"whole.html": PAGE.encode(), "korean.html": PAGE.replace("CHARSET", "euc-kr").encode("cp949")},
+        "pdf": {
+            "lines.pdf": pdf(lines("one-", "two"), lines("three")),
+            "korean.pdf": pdf(b"BT /F2 12 Tf 50 700 Td <00010002> Tj ET", unicode="강글"),
+            "encrypted.pdf": encrypted(""),
+        },
+        "docx": {"table.docx": docx(written + grid)},
+        "hwpx": {"sections.hwpx": hwpx(hp("첫<hp:tab/>글") + rows, hp("끝"))},
+    }
+
+
 def ledgers() -> dict[str, bytes]:
     from onnuri import ledger
 
@@ -120,6 +138,7 @@ def by_hand() -> dict[str, dict[str, bytes]]:
         "parquet": {"kinds.parquet": table("parquet", TABLE[:4]), "nested.parquet": table("parquet", nested())},
         "jsonl": {"kinds.jsonl": table("ndjson", TABLE[:4]), "nested.jsonl": b'{"past": [1, 2], "y": 1}\n' * 3},
         "text": {"short.txt": "첫째 글\n\n둘째\n".encode(), "long.txt": b"word " * 900},
+        **documents(),
         "image": {
             "grey.png": picture("L", "PNG"),
             "color.png": picture("RGB", "PNG"),

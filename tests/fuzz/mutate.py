@@ -3,9 +3,11 @@
 A checksum or a length that no longer fits would end the reading at once; the forms put them right again.
 """
 
+import io
 import json
 import random
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -189,3 +191,27 @@ def png_form(data: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes
     chunks[chosen] = (draw.choice((name, name, name, b"tRNS", b"eXIf", b"iTXt", b"acTL", b"PLTE")), content)
     written = [len(c).to_bytes(4, "big") + n + c + zlib.crc32(n + c).to_bytes(4, "big") for n, c in chunks]
     return data[:8] + b"".join(written)
+
+
+def zip_form(data: bytes, draw: random.Random, others: Sequence[bytes]) -> bytes:
+    """The content of a zip's part changed, or an element of it lost, doubled or moved; its lengths and checksums right."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = [[one.filename, archive.read(one)] for one in archive.infolist()[:50]]
+    except Exception:  # after another change
+        return plain(data, draw, others)
+    if not parts:
+        return plain(data, draw, others)
+    chosen = draw.choice(parts)
+    tags = chosen[1].split(b"<")
+    if draw.random() < 0.5:
+        start = draw.randrange(len(tags))
+        tags[start : start + draw.choice((0, 1, 1, 5))] = draw.sample(tags, draw.choice((0, 1, min(5, len(tags)))))
+        chosen[1] = b"<".join(tags)
+    else:
+        chosen[1] = plain(chosen[1], draw, ())
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts:
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return held.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 import beds
 import numpy as np
 from contract import Invalid
-from mutate import Mutate, cells_form, header_form, json_form, lines_form, plain, png_form, words_form
+from mutate import Mutate, cells_form, header_form, json_form, lines_form, plain, png_form, words_form, zip_form
 
 from onnuri.data import SPLITS, Data, Sound
 from onnuri.errors import OnnuriError
@@ -234,6 +234,10 @@ READERS = {
         Reader("parquet", file("rows.parquet"), read_data, plain, 10),
         Reader("jsonl", file("rows.jsonl"), read_data, lines_form, 8),
         Reader("text", file("a.txt"), read_data, plain, 4),
+        Reader("page", file("a.html"), read_data, plain, 4),
+        Reader("pdf", file("a.pdf"), read_data, plain, 6),
+        Reader("docx", file("a.docx"), read_data, zip_form, 6),
+        Reader("hwpx", file("a.hwpx"), read_data, zip_form, 6),
         Reader("image", beside("x.png", "image/grey.png"), read_data, png_form, 12),
         Reader("sound", beside("x.wav", "sound/pcm16.wav"), read_data, plain, 12, notes=True),
         Reader("recipe", file("r.yaml"), read_recipe, plain, 6),

@@ -1,10 +1,10 @@
-"""Where records come from: csv, parquet, jsonl, images or sounds in a folder per class, texts, `builtin:` and `toy:`.
+"""Where records come from: csv, parquet, jsonl, images or sounds in a folder per class, documents, `builtin:` and `toy:`.
 
-`tables` reads the tables, `rows` keeps the large ones on disk, `folders` reads pictures, sounds and texts, `bundled` has
-what needs no file.
+`tables` reads the tables, `rows` keeps the large ones on disk, `folders` reads pictures, sounds and documents, `documents`
+one document with `office` and `pages`, `bundled` has what needs no file.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +14,13 @@ from ..data import Data, Kind, Record, Records, as_label, guess_answer
 from ..errors import BadInput, BadSettings, propose
 from ..windows import windowed
 from .bundled import BUILTIN, builtin, toy
-from .folders import chunks, read_class_folders, read_text, text_records
+from .documents import ENDINGS, unknown_ending
+from .folders import chunk_records, document_records, documents_in, read_class_folders
 from .tables import TABLES, from_table, holds_classes, read_parts, read_shards, scan, shards_of
 
 KINDS = get_args(Kind)
+Gather = Callable[[list[Path], Path], Records]
+"""(documents, their folder) -> records: chunks to train on, or one for each document."""
 
 
 def open_data(
@@ -28,13 +31,7 @@ def open_data(
 
     Raises BadInput for what cannot be read, and for an empty source.
     """
-    scheme, _, name = source.partition(":")
-    if scheme in ("builtin", "toy") and name:
-        records, official = (builtin(name) if scheme == "builtin" else toy(name)), {}
-    else:
-        records, official = read_path(Path(source))
-    if not len(records):
-        raise BadInput(f"{source} holds no rows")
+    records, official = read_source(source, chunk_records)
     if window:
         if official:
             raise BadInput(
@@ -45,9 +42,12 @@ def open_data(
 
 
 def open_documents(source: str) -> Data:
-    """The same sources, each record a whole document, with all columns as they are."""
-    scheme, _, name = source.partition(":")
-    records = toy(name) if scheme == "toy" and name else read_path(Path(source))[0]
+    """The documents of a file or folder, one record each: `text`, and `source`, the path below the folder.
+
+    A document is read when its text is asked for: BadInput that names it comes only then. Every other source gives the
+    records of `open_data`, with all columns as they are.
+    """
+    records, _ = read_source(source, document_records)
     return Data(source, records, {}, records, whole=True)
 
 
@@ -94,12 +94,24 @@ def coerce(value, kind: Kind, name: str):
 # ---------------------------------------------------------------------------------------------------- files, folders
 
 
-def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
+def read_source(source: str, gather: Gather) -> tuple[Records, dict[str, Sequence[int]]]:
+    """Records of a source, at least one, and its own train/test division where it has one."""
+    scheme, _, name = source.partition(":")
+    if scheme in ("builtin", "toy") and name:
+        records, official = (builtin(name) if scheme == "builtin" else toy(name)), {}
+    else:
+        records, official = read_path(Path(source), gather)
+    if not len(records):
+        raise BadInput(f"{source} holds no rows")
+    return records, official
+
+
+def read_path(path: Path, gather: Gather) -> tuple[Records, dict[str, Sequence[int]]]:
     """Records of a file or folder, and its own train/test division where it has one."""
     if not path.exists():
         raise BadInput(f"{path} does not exist", hint=f"builtin:{{{','.join(BUILTIN)}}}, a file or a folder")
     if path.is_file():
-        return read_file(path), {}
+        return read_file(path, gather), {}
     parts = {
         name: found[0]
         for name in ("train", "test")
@@ -112,27 +124,26 @@ def read_path(path: Path) -> tuple[Records, dict[str, Sequence[int]]]:
     if shards := shards_of(path):
         return read_shards(shards)
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
-    texts = sorted(path.rglob("*.txt"))
     if len(tables) == 1:
-        return read_file(tables[0]), {}
+        return read_file(tables[0], gather), {}
     if tables:
         raise BadInput(
             f"{path} holds several tables: {', '.join(p.name for p in tables[:6])}",
             hint="name one of them, or call two of them train and test",
         )
-    if any(p.is_dir() for p in path.iterdir()) and not texts:
+    if documents := documents_in(path):
+        return gather(documents, path), {}
+    if any(p.is_dir() for p in path.iterdir()):
         return read_class_folders([path])
-    if texts:
-        return text_records([piece for p in texts for piece in chunks(read_text(p))]), {}
     raise BadInput(
-        f"{path} holds no table, no text and no folders of images or sounds",
-        hint=f"files that end in {', '.join(TABLES)}, .txt, or one folder of images or sounds per class",
+        f"{path} holds no table, no document and no folders of images or sounds",
+        hint=f"files that end in {', '.join((*TABLES, *ENDINGS))}, or one folder of images or sounds per class",
     )
 
 
-def read_file(path: Path) -> Records:
+def read_file(path: Path, gather: Gather) -> Records:
     if path.suffix.lower() in TABLES:
         return from_table([scan(path)], path)
-    if path.suffix.lower() in (".txt", ".md"):
-        return text_records(chunks(read_text(path)))
-    raise BadInput(f"{path} has an unknown ending", hint=f"one of {', '.join(TABLES)}, .txt")
+    if path.suffix.lower() in ENDINGS:
+        return gather([path], path.parent)
+    raise unknown_ending(path, (*TABLES, *ENDINGS))

@@ -1,4 +1,4 @@
-"""Folders: one of images or of sounds per class, and texts."""
+"""Folders: one of images or of sounds per class, and documents."""
 
 import io
 from collections.abc import Collection, Sequence
@@ -10,10 +10,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .. import sounds
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput
+from .documents import ENDINGS, read_document
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # of the others some start a program to be read
-TEXT_CHUNK = 2000  # characters: how long the paragraphs of a text file are joined to make one record
+TEXT_CHUNK = 2000  # characters: how long the paragraphs of a document are joined to make one record
+MOST_FAULTS = 8  # in one message
 
 
 def decode_image(source: bytes | Path | None, path: Path) -> np.ndarray:
@@ -58,13 +60,6 @@ def read_class_folders(roots: list[Path]) -> tuple[Records, dict[str, Sequence[i
     return records, {"train": range(len(files[0])), "test": range(len(files[0]), len(paths))}
 
 
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-
-
 def chunks(text: str) -> list[str]:
     """Paragraphs, or lines where paragraphs are long, joined until they reach TEXT_CHUNK characters."""
     parts = [
@@ -81,5 +76,42 @@ def chunks(text: str) -> list[str]:
     return [piece for piece in [*pieces, current] if piece.strip()]
 
 
-def text_records(texts: list[str]) -> Records:
+def documents_in(folder: Path) -> list[Path]:
+    """The documents of a folder and its subfolders, sorted by path; hidden ones and what Word leaves of open ones are none.
+
+    Empty where the folder is one of pictures or of sounds: more of these lie in its subfolders than documents, and no .txt.
+    """
+    files = [p for p in sorted(folder.rglob("*")) if not is_hidden(p.relative_to(folder))]
+    found = [p for p in files if p.suffix.lower() in ENDINGS and p.is_file()]
+    media = sum(p.parent != folder and p.suffix.lower() in (*IMAGES, *sounds.ENDINGS) for p in files)
+    return found if media <= len(found) or any(p.suffix.lower() == ".txt" for p in found) else []
+
+
+def is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def chunk_records(paths: list[Path], folder: Path) -> Records:
+    """The chunks of all documents, read now. Of those that cannot be read, the faults of the first eight at once."""
+    texts, errors = [], []
+    for path in paths:
+        try:
+            texts += chunks(read_document(path))
+        except BadInput as error:
+            errors.append(error)
+    if errors:
+        faults = list(dict.fromkeys(fault for error in errors for fault in error.faults))
+        more = [f"and {len(faults) - MOST_FAULTS} documents more"] if len(faults) > MOST_FAULTS else []
+        raise BadInput(*faults[:MOST_FAULTS], *more, hint=errors[0].hint)
     return records_of([{"text": text} for text in texts], {"text": "text"}, "text")
+
+
+def document_records(paths: list[Path], folder: Path) -> Records:
+    """One record per document, read when its text is asked for; `source`: its path below `folder`."""
+    sources = [path.relative_to(folder).as_posix() for path in paths]
+    read = {"text": lambda i: read_document(paths[i]), "source": lambda i: sources[i]}
+
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
+        return [{name: read[name](i) for name in names} for i in rows]
+
+    return Records(get, range(len(paths)), {"text": "text", "source": "category"}, None)
