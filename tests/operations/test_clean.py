@@ -24,6 +24,7 @@ from onnuri.operations.clean.edits import edited, tidy
 from onnuri.operations.clean.flat import flat
 from onnuri.operations.clean.language import LANGUAGES, languages
 from onnuri.operations.clean.personal import KINDS, masked
+from onnuri.operations.clean.reading import column_of
 from onnuri.operations.clean.rules import RULES
 from onnuri.operations.clean.scores import balance
 from onnuri.operations.clean.settings import Settings
@@ -452,6 +453,11 @@ def test_data_as_the_hub_cuts_them_are_divided_as_they_are(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+def written(frame, path):
+    frame.write_csv(path)
+    return path
+
+
 def test_data_without_texts_are_refused(tmp_path):
     numbers = records_of([{"a": 1.0}], {"a": "number"}, None)
     with pytest.raises(Refusal, match="no column of texts"):
@@ -463,6 +469,10 @@ def test_data_without_texts_are_refused(tmp_path):
         "several columns of texts: one, two",
         "--text one",
     )
+    ids = pl.DataFrame(
+        {"key": [f"a-{i}" for i in range(30)], "글": [f"{long} {i}번째" for i in "가나다라마바사아자차" * 3]}
+    )
+    assert column_of(open_documents(str(written(ids, tmp_path / "ids.csv"))).records, "") == "글"
     refused(
         onnuri("clean", "--data", tmp_path / "two.csv", "--text", "thre", "--out", tmp_path / "out"), "no column 'thre'"
     )

@@ -93,6 +93,33 @@ def sums_of(words: Spans, hashes: np.ndarray, documents: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of words that come more than once in their document, equal ones side by side: the word that each begins with, and
+    whether it is the first of its kind."""
+
+    starts: np.ndarray
+    first: np.ndarray
+
+
+def runs_of(texts: Flat, count: int) -> Runs:
+    """Of `count` words, two at least. A longer run can only come again where its beginning does, so few are looked at."""
+    if count not in texts.runs:
+        words, hashes = texts.plain.words, texts.plain.word_hashes
+        starts = np.sort(runs_of(texts, count - 1).starts) if count > 2 else np.arange(len(hashes))
+        starts = starts[starts + count <= len(hashes)]
+        starts = starts[words.owner[starts] == words.owner[starts + count - 1]]
+        keys = words.owner[starts].astype(np.uint64)
+        for place, power in enumerate(powers(count, BASE)):
+            keys += hashes[starts + place] * power
+        order = np.argsort(mixed(keys), kind="stable")
+        keys, starts = keys[order], starts[order]
+        first, last = np.ones((2, len(keys)), bool)
+        first[1:] = last[:-1] = keys[1:] != keys[:-1]
+        texts.runs[count] = Runs(starts[~(first & last)], first[~(first & last)])
+    return texts.runs[count]
+
+
+@dataclass(frozen=True)
 class Orders:
     """Random orders of shingles, and how their least ones make the keys of bands."""
 

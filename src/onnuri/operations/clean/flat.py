@@ -5,8 +5,9 @@ Letters: D documents, C characters of all of them, N spans (words, or lines) of 
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class Flat:
 
     codes: np.ndarray
     starts: np.ndarray
+    runs: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What `copies.runs_of` found of runs of so many words."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1

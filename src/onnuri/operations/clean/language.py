@@ -41,16 +41,20 @@ def languages(texts: Flat) -> np.ndarray:
 
 def is_english(texts: Flat) -> np.ndarray:
     """(D,) of those in Latin letters."""
-    words, hashes = texts.plain.words, texts.plain.word_hashes
-    counts = {name: texts.tally(words, np.isin(hashes, those)) for name, those in function_words().items()}
-    english = counts.pop("en")
-    ahead = english - np.max(list(counts.values()), axis=0)
+    words, (known, spoken) = texts.plain.words, function_words()
+    places = np.minimum(np.searchsorted(known, texts.plain.word_hashes), len(known) - 1)
+    hits = np.flatnonzero(known[places] == texts.plain.word_hashes)
+    owners, said = words.owner[hits], spoken[places[hits]]
+    english, *others = (np.bincount(owners, one, minlength=len(texts)) for one in said.T)
+    ahead = english - np.max(others, axis=0)
     accents = texts.count((texts.kinds & LATIN > 0) & (texts.codes > 127))
     short = (texts.tally(words) < SHORT) & (accents == 0)
     return np.where(short, ahead >= -1, (ahead >= 0) & (english > 0))
 
 
 @cache
-def function_words() -> dict[str, np.ndarray]:
-    """{language: hashes of its function words}."""
-    return {name: flat([words]).plain.word_hashes for name, words in FUNCTION_WORDS.items()}
+def function_words() -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of all function words (W,), sorted; which languages have each (W, languages), English first)."""
+    each = [flat([words]).plain.word_hashes for words in FUNCTION_WORDS.values()]
+    known = np.unique(np.concatenate(each))
+    return known, np.stack([np.isin(known, those) for those in each], axis=1)

@@ -9,6 +9,8 @@ from ...errors import BadInput, BadSettings, Refusal, propose
 CHARACTERS = 2**20  # of a batch: what is computed of each then lies in a cache
 FIRST, MOST = 64, 16_384  # documents of the first batch, and of any
 PLAIN = ("text", "category", "number")
+NAMES = ("text", "document", "content", "body")
+SAMPLE, FAR = 100, 3
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,18 @@ def column_of(records: Records, asked: str) -> str:
         raise Refusal(
             "these data hold no column of texts", "documents, or --text NAME where a column of words is meant"
         )
-    if len(texts) > 1 and not asked:
+    return asked or longest(records, texts)
+
+
+def longest(records: Records, texts: list[str]) -> str:
+    """Of several columns the one that is called as texts are, or whose texts are far longer than the others'."""
+    if named := [name for name in texts if name.lower() in NAMES] if len(texts) > 1 else texts:
+        return named[0]
+    some = read(records.some(SAMPLE), range(min(SAMPLE, len(records)))).records
+    lengths = sorted((sum(len(record[name]) for record in some), name) for name in texts)
+    if lengths[-1][0] < FAR * lengths[-2][0]:
         raise BadInput(f"these data hold several columns of texts: {', '.join(texts)}", hint=f"--text {texts[0]}")
-    return asked or texts[0]
+    return lengths[-1][1]
 
 
 def batches(records: Records, column: str) -> Iterator[Read]:

@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from .copies import grams
+from .copies import runs_of
 from .flat import BASE, LETTER, SPACE, Flat, Spans, flat, mixed
 from .language import KOREAN
 
@@ -199,13 +199,12 @@ def top_run(count: int) -> Callable[[Flat], np.ndarray]:
     """The share of characters in the commonest run of `count` words, where it comes more than once."""
 
     def measure(texts: Flat) -> np.ndarray:
-        starts, keys = runs_of(texts, count)
-        _, place, counts = np.unique(keys, return_index=True, return_counts=True)
-        first = starts[place[counts > 1]]
-        spans = texts.plain.words
-        lengths = (spans.last[first + count - 1] - spans.first[first]) * counts[counts > 1]
-        most = np.zeros(len(texts))
-        np.maximum.at(most, spans.owner[first], lengths)
+        runs, spans, most = runs_of(texts, count), texts.plain.words, np.zeros(len(texts))
+        if len(runs.starts):
+            groups = np.flatnonzero(runs.first)
+            first, times = runs.starts[groups], np.diff(groups, append=len(runs.starts))
+            lengths = (spans.last[first + count - 1] - spans.first[first]) * times
+            np.maximum.at(most, spans.owner[first], lengths)
         return over(most, np.diff(texts.starts))
 
     return measure
@@ -215,26 +214,15 @@ def repeated_runs(count: int) -> Callable[[Flat], np.ndarray]:
     """The share of characters in runs of `count` words that stand earlier in the document."""
 
     def measure(texts: Flat) -> np.ndarray:
-        starts, keys = runs_of(texts, count)
-        order = np.argsort(keys, kind="stable")
-        later = starts[order[1:][keys[order[1:]] == keys[order[:-1]]]]
-        spans = texts.plain.words
-        edges = np.zeros(len(spans.first) + 1, np.int64)
-        np.add.at(edges, later, 1)
-        np.add.at(edges, later + count, -1)
-        covered = np.cumsum(edges[:-1]) > 0
-        return over(texts.tally(spans, covered * (spans.lengths + 1)), np.diff(texts.starts))
+        runs, spans = runs_of(texts, count), texts.plain.words
+        later = runs.starts[~runs.first]
+        edges = np.bincount(later, minlength=len(spans.first) + count) * 1
+        edges[count:] -= edges[:-count].copy()
+        covered = np.flatnonzero(np.cumsum(edges)[: len(spans.first)] > 0)
+        lengths = np.bincount(spans.owner[covered], spans.lengths[covered] + 1, minlength=len(texts))
+        return over(lengths, np.diff(texts.starts))
 
     return measure
-
-
-def runs_of(texts: Flat, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the first word of each run of `count` words, a key that is equal for equal runs of one document)."""
-    words = texts.plain.words
-    places, owners = grams(texts.plain.word_hashes, words.owner, count)
-    length = max(len(words.owner) - count + 1, 0)
-    starts = np.flatnonzero(words.owner[:length] == words.owner[count - 1 :])
-    return starts, mixed(places + owners.astype(np.uint64) * np.uint64(BASE))
 
 
 def sentences(texts: Flat) -> np.ndarray:
