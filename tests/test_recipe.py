@@ -266,3 +266,31 @@ def test_splits_do_not_ask_for_the_order(rows, draw):
             map(digest_of, other.records[other.parts[name]])
         )
     assert sum(len(part) for part in one.parts.values()) == len(rows)
+
+
+def test_a_step_may_give_data_that_later_steps_learn_from(tmp_path):
+    words = ["고양이가 집에서 잔다", "아이가 밖에서 읽는다", "강아지가 학교에서 논다", "할머니가 시장에서 웃는다"]
+    rows = [{"text": f"{words[i % 4]} {words[i // 4 % 4]} {'가나다라마바사아'[i % 8]}"} for i in range(120)]
+    (tmp_path / "raw.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    config = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_length: 32}"
+    recipe = tmp_path / "language.yaml"
+    recipe.write_text(f"""
+data: {tmp_path / "raw.jsonl"}
+steps:
+  corpus:
+    clean: {{bands: 0}}
+  model:
+    train: {{data: corpus, answer: text, family: causal_lm, steps: 2, config: {config}}}
+  packed:
+    quantize: {{data: corpus, answer: text, model: model}}
+""")
+    first = run_recipe(str(recipe), tmp_path / "out", quiet=True)
+    assert [step["cached"] for step in first["steps"]] == [False] * 3
+    assert "documents kept" in first["steps"][0]["found"] and first["steps"][2]["scores"]
+    again = run_recipe(str(recipe), tmp_path / "out", quiet=True)
+    assert [step["cached"] for step in again["steps"]] == [True] * 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "corpus" in page and "documents removed" in page
+    recipe.write_text(recipe.read_text().replace("bands: 0", "bands: 0, languages: ko"))
+    changed = run_recipe(str(recipe), tmp_path / "out", quiet=True)
+    assert [step["cached"] for step in changed["steps"]] == [False] * 3

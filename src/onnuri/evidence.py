@@ -16,7 +16,8 @@ from .operation import Operation, Result, Settings
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the ledger says of the inputs. `found`: those that were opened, the data among them."""
+    """What the ledger says of the inputs. `found`: those that were opened, the data among them. `folder`: the digest of a folder
+    of data that has a ledger, which tells also what was done to them."""
 
     def digest(role: str) -> str:
         data, path = found.get(role), Path(inputs[role])
@@ -24,9 +25,16 @@ def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, A
             return data.digest
         return ledger.folder_digest(path) if path.is_dir() else ledger.file_digest(path)
 
+    def own_digest(role: str, where: str) -> dict[str, str]:
+        lines = ledger.read(Path(where)) if isinstance(found.get(role), Data) and Path(where).is_dir() else []
+        return {"folder": str(lines[-1]["digest"])} if lines else {}
+
     with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
         digests = threads.map(digest, inputs)
-        return [{"role": role, "path": where, "digest": one} for (role, where), one in zip(inputs.items(), digests)]
+        return [
+            {"role": role, "path": where, "digest": one, **own_digest(role, where)}
+            for (role, where), one in zip(inputs.items(), digests)
+        ]
 
 
 def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Path]:

@@ -19,7 +19,9 @@ from .files import is_main_process, locked, partial_of, sweep, tidied, write_tex
 from .plain_yaml import load_yaml, plain
 
 BUILT_IN = Path(__file__).parent / "recipes"
-RECIPE_KEYS = ("name", "data", "start", "answer", "fields", "window", "steps")
+READING = ("answer", "fields", "window")
+RECIPE_KEYS = ("name", "data", "start", *READING, "steps")
+OURS = ("model", "student", "other", "questions", "against")
 MADE = ("builtin:", "toy:")  # how the names of data begin that lie in no file
 KEYS, REPORT_MARK, LOCK = ".keys", ".report", ".lock"  # no step can be called so
 
@@ -32,15 +34,21 @@ class Step:
     operation: str
     settings: dict[str, Any]
     inputs: dict[str, str]
+    options: dict[str, Any]
+    """How its data are read."""
+
     key: str
     parents: tuple[str, ...]
+
+    def place(self, role: str, out: Path) -> str:
+        """Where an input is, in a recipe whose results are in `out`."""
+        value = self.inputs[role]
+        return str(out / value) if value in self.parents else value
 
 
 @dataclass(frozen=True)
 class Recipe:
     name: str
-    data: str
-    options: dict[str, Any]
     steps: tuple[Step, ...]
 
 
@@ -83,7 +91,7 @@ def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
     text = {**load_yaml(path), **plain(changes, path)}
     if faults := form_faults(text):
         raise BadInput(*(f"{path}: {fault}" for fault in faults))
-    options = {key: text[key] for key in ("answer", "fields", "window") if text.get(key)}
+    options = {key: text[key] for key in READING if text.get(key)}
     steps: dict[str, Step] = {}
     faults = list[str]()
     for name, body in text["steps"].items():
@@ -91,10 +99,10 @@ def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
             steps[name] = read_step(name, body, text, options, steps)
         except OnnuriError as error:
             faults += [f"{path}: step '{name}': {fault}" for fault in error.faults]
-            steps[name] = Step(name, "", {}, {}, "", ())  # so that the steps after it can name it
+            steps[name] = Step(name, "", {}, {}, {}, "", ())  # so that the steps after it can name it
     if faults:
         raise BadInput(*faults)
-    return Recipe(str(text.get("name") or path.stem), text["data"], options, tuple(steps.values()))
+    return Recipe(str(text.get("name") or path.stem), tuple(steps.values()))
 
 
 def form_faults(text: dict[str, Any]) -> list[str]:
@@ -129,8 +137,8 @@ def there(path: Path) -> bool:
 
 
 def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[str, Step]) -> Step:
-    """One step; `model`, `student` and `other` name earlier steps or folders, `questions` data; whatever else names an earlier
-    step is an input as well, and the rest are settings."""
+    """One step; `model`, `student` and `other` name earlier steps or folders, `data`, `questions` and `against` earlier steps or
+    data; whatever else names an earlier step is an input as well, and the rest are settings."""
     given = next(iter(body.values())) or {} if isinstance(body, dict) and len(body) == 1 else None
     if not isinstance(given, dict) or not is_name(name):
         raise BadInput("it must be {OPERATION: {SETTING: VALUE}}, its name letters, digits, - and _")
@@ -139,8 +147,10 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         raise UnknownName(f"there is no operation '{operation}'; {propose(operation, registry.entries('operations'))}")
     settings = dict(given)
     data = str(settings.pop("data", recipe["data"]))
+    own = {name: settings.pop(name) for name in READING if name in settings}
+    options = {name: value for name, value in {**options, **own}.items() if value}
     steps = [key for key, value in settings.items() if isinstance(value, str) and value in before]
-    roles = dict.fromkeys(["model", "student", "other", "questions", *steps])  # those of ours may name folders, too
+    roles = dict.fromkeys([*OURS, *steps])  # those of ours may name folders, too
     inputs = {role: str(settings.pop(role)) for role in roles if settings.get(role)}
     if not before and "model" not in inputs:
         settings, inputs = begin(str(recipe.get("start") or ""), settings, inputs)
@@ -149,25 +159,25 @@ def read_step(name: str, body: Any, recipe: dict, options: dict, before: dict[st
         for role, value in inputs.items()
         if value not in before and not there(Path(value)) and not value.startswith(MADE)
     ]
-    if not there(Path(data)) and not data.startswith(MADE):
-        faults.append(f"its data '{data}' do not exist")
+    if data not in before and not there(Path(data)) and not data.startswith(MADE):
+        faults.append(f"its data '{data}' are no step before it and do not exist")
     if faults:
         raise BadInput(*faults)
-    parents = tuple(value for value in inputs.values() if value in before)
-    identity = {role: before[value].key if value in before else fingerprint(value) for role, value in inputs.items()}
+    parents = tuple(value for value in (*inputs.values(), data) if value in before)
+    known = {role: before[value].key if value in before else fingerprint(value) for role, value in inputs.items()}
     key = sha256(
         ledger.canonical(
             {
                 "operation": operation,
                 "settings": settings,
-                "inputs": identity,
-                "data": fingerprint(data),
+                "inputs": known,
+                "data": before[data].key if data in before else fingerprint(data),
                 "options": options,
                 "version": __version__,
             }
         ).encode()
     ).hexdigest()
-    return Step(name, operation, settings, {**inputs, "data": data}, key, parents)
+    return Step(name, operation, settings, {**inputs, "data": data}, options, key, parents)
 
 
 def begin(start: str, settings: dict, inputs: dict) -> tuple[dict, dict]:
@@ -200,8 +210,10 @@ def check_settings(steps: list[Step]) -> None:
     faults = []
     for step in steps:
         operation = registry.operation(step.operation)
-        if operation.gives != "model":
-            faults.append(f"step '{step.name}': {step.operation} makes no model; every step is measured as it is")
+        if operation.gives not in ("model", "data"):
+            faults.append(
+                f"step '{step.name}': {step.operation} makes no model and no data, which a later step could use"
+            )
         try:
             require_inputs(operation, step.inputs, Path(step.name))
             plan.settings_of(operation, step.settings)
@@ -228,7 +240,7 @@ def finished(step: Step, out: Path) -> dict[str, Any] | None:
 
 def follows(step: Step, line: dict[str, Any], out: Path) -> bool:
     """Whether the line was made from the parents that lie there now, and not from earlier ones of the same key."""
-    made_from = {entry["role"]: entry["digest"] for entry in line["inputs"]}
+    made_from = {entry["role"]: entry.get("folder", entry["digest"]) for entry in line["inputs"]}
     parents = {role: out / name for role, name in step.inputs.items() if name in step.parents}
     return all(made_from.get(role) == ledger.folder_digest(folder) for role, folder in parents.items())
 
@@ -261,10 +273,10 @@ def completed(recipe: Recipe, out: Path, quiet: bool) -> list[dict[str, Any]]:
 
 def carried_out(recipe: Recipe, out: Path, quiet: bool) -> list[dict[str, Any]]:
     """The ledger line of every step, after running those that are not done. Nobody else may be at work in `out`."""
-    return [finished(step, out) or carry_out(step, recipe, out, quiet) for step in recipe.steps]
+    return [finished(step, out) or carry_out(step, out, quiet) for step in recipe.steps]
 
 
-def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, Any]:
+def carry_out(step: Step, out: Path, quiet: bool) -> dict[str, Any]:
     """Run one step; its folder replaces an earlier one of other settings, which is kept as NAME.previous.
 
     Its key is noted when no folder is there: one that appears from then on is this step's, even if the process is killed
@@ -277,11 +289,11 @@ def carry_out(step: Step, recipe: Recipe, out: Path, quiet: bool) -> dict[str, A
         previous = out / f"{step.name}.previous"
         shutil.rmtree(previous, ignore_errors=True)
         folder.rename(previous)
-    inputs = {role: str(out / value) if value in step.parents else value for role, value in step.inputs.items()}
+    inputs = {role: step.place(role, out) for role in step.inputs}
     note = out / KEYS / step.name
     write_text(note, step.key)
     try:
-        line = execute(step.operation, step.settings, inputs, folder, recipe.options, quiet)
+        line = execute(step.operation, step.settings, inputs, folder, step.options, quiet)
     finally:
         if not folder.exists():
             note.unlink(missing_ok=True)
@@ -297,7 +309,8 @@ def summary(step: Step, line: dict[str, Any], out: Path, cached: bool) -> dict[s
         "path": str(out / step.name),
         "cached": cached,
         "seconds": line["seconds"],
-        "tensors": line["output"]["tensors"],
+        "tensors": line["output"].get("tensors"),
+        **({"found": line["found"]["summary"]} if line.get("found") else {}),
         **{
             key: after.get(key)
             for key in (
@@ -345,17 +358,24 @@ def write_report(recipe: Recipe, lines: list[dict[str, Any]], out: Path) -> None
 
 
 def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
-    """The first test records: what was asked, what is true, what each model said."""
+    """The first test records of the data that the last model was measured on: what was asked, what is true, what each model
+    that was measured on the same said."""
     from .answers import picture_of
     from .run import SAMPLES
     from .sources import open_data
 
+    paths = [(step, out / step.name / "onnuri" / "samples.json") for step in recipe.steps]
+    measured = [(step, path) for step, path in paths if path.exists()]
+    if not measured:
+        return []
+    last = measured[-1][0]
+    asked = {"data": last.inputs["data"], **last.options}
     said = {
         step.name: json.loads(path.read_text(encoding="utf-8"))
-        for step in recipe.steps
-        if (path := out / step.name / "onnuri" / "samples.json").exists()
+        for step, path in measured
+        if {"data": step.inputs["data"], **step.options} == asked
     }
-    test = open_data(recipe.data, **recipe.options).split("test")
+    test = open_data(last.place("data", out), **last.options).split("test")
     asked = test.some(SAMPLES).list()
     return [
         {

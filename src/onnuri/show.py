@@ -228,7 +228,7 @@ def recipe_text(result: dict[str, Any]) -> str:
             score = f"{step['scores'][step['headline'][0]]:.4g} ({low:.3g}-{high:.3g})"
             latency = f"{step['latency_ms']['p50']:.2f} ms"
         else:
-            score = latency = ""
+            score, latency = step.get("found", "").partition(" documents")[0], ""
         rows.append(
             f"{step['name']:12} {step['operation']:10} {score:>22} {size_text(step.get('bytes')):>9} {latency:>10} "
             f"{'cached' if step['cached'] else format(step['seconds'], '.1f'):>8}"
