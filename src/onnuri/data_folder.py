@@ -1,17 +1,14 @@
-"""A folder of data that an operation gave: the records in parquet pieces, those that were taken out beside them, and a card.
+"""A folder of data that an operation gave: the records in parquet pieces, and those that were taken out beside them.
 
 `data/train-00000.parquet` and on is what opens as data, here and in the Hub's own library; `removed/removed-00000.parquet` has what
-was taken out, each record with its row and why. The card is written from the ledger and from nothing else.
+was taken out, each record with its row and why.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from .card import cell, life
 from .data import Record
 from .files import fresh_folder
 from .operation import Part
@@ -57,55 +54,3 @@ def with_whole_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     floats = [name for name, kind in frame.schema.items() if kind == pl.Float64]
     whole = [name for name in floats if (frame[name].drop_nulls() % 1 == 0).all()]
     return frame.with_columns(pl.col(whole).cast(pl.Int64))
-
-
-# ------------------------------------------------------------------------------------------------------------------ card
-
-
-def card(lines: list[dict[str, Any]]) -> str:
-    """Markdown with the front matter that the Hugging Face Hub reads. `lines`: the ledger, the newest last."""
-    found = lines[-1]["found"]
-    spoken = [name for name in found["languages"] if len(name) == 2]
-    edited = [f"- {name}: {count:,}" for name, count in found["edited"].items()]
-    return "\n".join(
-        [
-            "---",
-            *(["language:", *(f"- {name}" for name in spoken)] if spoken else []),
-            "configs:",
-            "- config_name: default",
-            "  data_files: data/*.parquet",
-            "---",
-            "",
-            f"# Data, {lines[-1]['operation']}",
-            "",
-            f"**{found['summary']}**. From: {', '.join(cell(one['path']) for one in lines[-1]['inputs'])}.",
-            "",
-            *table(
-                "score, 0 to 1", "value", {name: value for name, value in found["scores"].items() if value is not None}
-            ),
-            *table("removed for", "documents", found["removed"]),
-            *table("rule", "bounds", found["rules"]["bounds"]),
-            *(["## Changed in what was kept", "", *edited, ""] if edited else []),
-            "Whoever uses these data needs the right to: no license is known here, and none is given.",
-            "",
-            "## Life",
-            "",
-            "| # | operation | data | score | seconds | energy |",
-            "|---|---|---|---|---|---|",
-            *(life(number, line) for number, line in enumerate(lines, 1)),
-            "",
-            "What was removed, and why, record by record: `removed/`. Evidence: `onnuri/ledger.jsonl`. Check it with "
-            "`onnuri verify`.",
-            "",
-        ]
-    )
-
-
-def table(name: str, value: str, rows: dict[str, Any]) -> list[str]:
-    """Nothing where there are no rows."""
-    if not rows:
-        return []
-    texts = [
-        f"| {cell(key)} | {json.dumps(one) if not isinstance(one, str) else cell(one)} |" for key, one in rows.items()
-    ]
-    return [f"| {name} | {value} |", "|---|---|", *texts, ""]

@@ -48,7 +48,16 @@ AFTER = {
     "records": is_number,
 }
 BASE = {"path": str, "digest": str}
-FOUND = {"summary": str, "removed": dict, "edited": dict, "scores": dict, "languages": dict}
+FOUND = {
+    "summary": str,
+    "documents": {"read": is_number, "kept": is_number},
+    "removed": dict,
+    "edited": dict,
+    "scores": dict,
+    "languages": dict,
+    "rules": {"bounds": dict},
+    "examples": dict,
+}
 LICENSE = {
     "name": str,
     "parents": [{"path": str, "id": str, "name": str, "link": str}],

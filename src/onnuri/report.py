@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from . import draw
+from . import data_card, draw
 from .figures import (
     DASH,
     SPACE,
@@ -53,6 +53,7 @@ EMPTY = {
     "after": None,
     "findings": None,
     "bars": {},
+    "found": {},
     "seconds": None,
     "peak_memory_bytes": None,
     "digest": "",
@@ -79,11 +80,12 @@ def page(title: str, steps: list[dict], samples: list[dict], seconds: float | No
     measured = measurements(steps)
     return template().render(
         title=title,
-        headline=headline(measured, len(steps), seconds),
+        headline=headline(measured, steps, seconds),
         lede=lede(measured),
         facts=facts(steps, seconds, machine),
         broken=broken(steps),
         pareto=size_against_score(measured),
+        data=[data_card.view(step) for step in steps if step["found"]],
         rows=rows(steps, measured),
         methods=energy_methods(measured),
         bars=speed_and_energy(measured),
@@ -136,10 +138,12 @@ def came_in(steps: list[dict]) -> list[tuple[str, dict]]:
     return before + list(others.items())
 
 
-def headline(measured: list[tuple[str, dict]], count: int, seconds: float | None) -> Pair:
-    """The page's first sentence, written from the figures of the first and the last model."""
+def headline(measured: list[tuple[str, dict]], steps: list[dict], seconds: float | None) -> Pair:
+    """The page's first sentence, written from the figures of the first and the last model, or from those of the data."""
+    if not measured and steps and steps[-1]["found"]:
+        return data_card.headline(steps[-1]["found"])
     if not measured:
-        return f"{counted(count)[0]}, {time_text(seconds)}", f"{counted(count)[1]}, {time_text(seconds)}"
+        return f"{counted(len(steps))[0]}, {time_text(seconds)}", f"{counted(len(steps))[1]}, {time_text(seconds)}"
     first, last = measured[0][1], measured[-1][1]
     metric, after, _ = score_of(last)
     start = score_of(first)

@@ -227,7 +227,8 @@ def rewrite(
     quiet: bool,
 ) -> dict[str, Any]:
     """Apply an operation that gives data, write these as they come, check, and let the folder appear. The ledger line."""
-    from .data_folder import card, write_parts
+    from .data_card import card
+    from .data_folder import write_parts
     from .progress import Progress
     from .sources import open_documents
 
