@@ -31,7 +31,6 @@ UNNAMED = {
     "MambaForCausalLM": {"state_size": 4, "time_step_rank": 4},
     "AlbertForSequenceClassification": {"embedding_size": 16},
     "ModernBertForSequenceClassification": {},
-    "DebertaV2ForMaskedLM": {},
     "ElectraForMaskedLM": {"embedding_size": 16},
     "Dinov2ForImageClassification": {"image_size": F.SIDE, "patch_size": 8},
     "RegNetForImageClassification": WIDE | {"embedding_size": 8, "groups_width": 4},

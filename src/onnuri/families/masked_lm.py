@@ -5,7 +5,7 @@ small BERT (Devlin et al., arXiv:1810.04805) of `text_tokens.py`, whose head is 
 other heads: train it on all texts there are, then `--new-head --family text_classifier` on the few with labels.
 
 A record is a text. Some of its tokens are hidden to be learnt and judged, as `masked_tokens.py` says. What is to be filled in
-stands in the field `masked`, with [MASK] or <mask> wherever a token is asked for.
+stands in the field `masked`, with `[MASK]` or `<mask>` wherever a token is asked for.
 """
 
 import math
