@@ -38,7 +38,8 @@ def data(tmp_path_factory) -> Callable[[str], str]:
     texts = F.write_texts(root / "texts.jsonl", "text", "label")
     pictures = F.write_pictures(root / "pictures", F.LABELS)
     sounds = F.write_sounds(root / "sounds", F.LABELS)
-    known = dict.fromkeys((*F.LANGUAGE, *F.MASKED), language) | dict.fromkeys((*F.TEXTS, "bert_body", "bert_tagger"), texts)
+    known = dict.fromkeys((*F.LANGUAGE, *F.MASKED), language)
+    known |= dict.fromkeys((*F.TEXTS, "bert_body", "bert_tagger"), texts)
     known |= dict.fromkeys(F.SOUNDS, sounds)
     return lambda name: str(known.get(name, pictures))
 
