@@ -241,6 +241,11 @@ DESIGNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bert_body": ("BertModel", "BertConfig", ENCODER | {"vocab_size": 200, "max_position_embeddings": LENGTH}),
     "bert_mlm": ("BertForMaskedLM", "BertConfig", ENCODER | {"vocab_size": 200, "max_position_embeddings": LENGTH}),
+    "bert_tagger": (
+        "BertForTokenClassification",
+        "BertConfig",
+        ENCODER | HEAD | {"vocab_size": 200, "max_position_embeddings": LENGTH},
+    ),
     "vit": (
         "ViTForImageClassification",
         "ViTConfig",
@@ -301,7 +306,7 @@ DESIGNS: dict[str, tuple[str, str, dict[str, Any]]] = {
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "gpt2": gpt_tokenizer,
     "roberta": roberta_tokenizer,
-    **dict.fromkeys(("bert", "bert_body", "bert_mlm", "distilbert"), bert_tokenizer),
+    **dict.fromkeys(("bert", "bert_body", "bert_mlm", "bert_tagger", "distilbert"), bert_tokenizer),
     **dict.fromkeys(("llama", "llama_tied", "llama_bf16", "qwen3", "gemma2", "mixtral"), llama_tokenizer),
 }
 PROCESSORS = {
@@ -314,10 +319,11 @@ PROCESSORS = {
 }
 LANGUAGE = ("llama", "llama_tied", "llama_bf16", "qwen3", "gemma2", "mixtral", "gpt2")
 TEXTS = ("bert", "roberta", "distilbert")
+MASKED = ("bert_mlm",)
 PICTURES = ("vit", "resnet", "mobilenet", "swin", "convnext")
 SOUNDS = ("wav2vec2", "hubert", "whisper_audio")
 DIFFUSION = ("unet", "ddpm")
-ARCHITECTURES = (*LANGUAGE, *TEXTS, *PICTURES, *SOUNDS, *DIFFUSION)
+ARCHITECTURES = (*LANGUAGE, *TEXTS, *MASKED, *PICTURES, *SOUNDS, *DIFFUSION)
 
 
 def build(name: str) -> Any:
@@ -398,6 +404,7 @@ def auto_class(name: str) -> Any:
     kinds = {
         LANGUAGE: "AutoModelForCausalLM",
         TEXTS: "AutoModelForSequenceClassification",
+        MASKED: "AutoModelForMaskedLM",
         PICTURES: "AutoModelForImageClassification",
         SOUNDS: "AutoModelForAudioClassification",
     }

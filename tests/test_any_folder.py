@@ -31,6 +31,7 @@ UNNAMED = {
     "MambaForCausalLM": {"state_size": 4, "time_step_rank": 4},
     "AlbertForSequenceClassification": {"embedding_size": 16},
     "ModernBertForSequenceClassification": {},
+    "ElectraForMaskedLM": {"embedding_size": 16},
     "Dinov2ForImageClassification": {"image_size": F.SIDE, "patch_size": 8},
     "RegNetForImageClassification": WIDE | {"embedding_size": 8, "groups_width": 4},
     "SegformerForImageClassification": WIDE | {"num_attention_heads": [1, 2, 2, 4]},
@@ -44,7 +45,7 @@ def data(tmp_path_factory) -> Callable[[str], str]:
     """name of a class -> records that it can be asked about."""
     root = tmp_path_factory.mktemp("data")
     found = {
-        "ForCausalLM": F.write_texts(root / "language.jsonl", "text"),
+        "LM": F.write_texts(root / "language.jsonl", "text"),
         "ForSequenceClassification": F.write_texts(root / "texts.jsonl", "text", "label"),
         "ForImageClassification": F.write_pictures(root / "pictures", F.LABELS),
         "sounds": F.write_sounds(root / "sounds", F.LABELS),
@@ -68,7 +69,7 @@ def made(name: str, folder: Path) -> Path:
     if name.endswith("ForImageClassification"):
         F.save_processor("ViT", folder)
     else:
-        (F.llama_tokenizer() if name.endswith("LM") else F.bert_tokenizer()).save_pretrained(folder)
+        (F.llama_tokenizer() if name.endswith("ForCausalLM") else F.bert_tokenizer()).save_pretrained(folder)
     return folder
 
 
@@ -125,10 +126,10 @@ def test_an_architecture_that_nobody_named(name, data, tmp_path):
         run("export", "packed", "exported")
 
 
-@pytest.mark.parametrize("name", [*F.LANGUAGE, *F.TEXTS, *F.PICTURES, *F.SOUNDS])
+@pytest.mark.parametrize("name", [*F.LANGUAGE, *F.TEXTS, *F.MASKED, *F.PICTURES, *F.SOUNDS])
 def test_every_named_architecture_merges(name, data, tmp_path):
     ending = {
-        F.LANGUAGE: "ForCausalLM",
+        (*F.LANGUAGE, *F.MASKED): "LM",
         F.TEXTS: "ForSequenceClassification",
         F.PICTURES: "ForImageClassification",
         F.SOUNDS: "sounds",

@@ -13,7 +13,8 @@ from onnuri.model import open_model
 @pytest.mark.parametrize(
     "name, near, far",
     [
-        ("bert_mlm", "text_classifier comes near", "image_classifier comes"),
+        ("bert_tagger", "text_classifier comes near", "image_classifier comes"),
+        ("bert_body", "masked_lm comes near", "image_classifier comes"),
         ("vit_body", "image_classifier", "causal_lm c"),
     ],
 )

@@ -24,9 +24,10 @@ from transformers import (
 
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.families import next_token, vocabulary, widths
+from onnuri.families import vocabulary, widths
 from onnuri.families.causal_lm import FAMILY, columns_of
 from onnuri.families.decoding import aligned, continued_by, disturbed, generated, padded
+from onnuri.families.nats import Nats
 from onnuri.families.next_token import Assets, collate, keys_and_values, outputs, steps
 from onnuri.family import Generators, Session
 
@@ -260,7 +261,7 @@ def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch
         return net.lm_head.weight.grad.clone()
 
     whole = gradient()
-    monkeypatch.setattr("onnuri.families.next_token.CHUNK", 3 * 300)
+    monkeypatch.setattr("onnuri.families.nats.CHUNK", 3 * 300)
     torch.testing.assert_close(gradient(), whole, rtol=0, atol=1e-5)
     net.zero_grad()
     logits = net(**{k: batch[k] for k in ("input_ids", "attention_mask")}).logits
@@ -273,11 +274,11 @@ def test_the_chunked_loss_has_the_gradient_of_the_plain_one(folders, monkeypatch
 def test_the_loss_weighs_its_gradient_and_leaves_out_what_is_not_asked_for():
     logits, targets, above = torch.randn(6, 11), torch.tensor([3, -100, 0, 10, -100, 7]), torch.rand(6)
     found, wanted = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    (next_token.Nats.apply(found, targets) * above).sum().backward()
+    (Nats.apply(found, targets) * above).sum().backward()
     losses = torch.nn.functional.cross_entropy(wanted, targets, reduction="none", ignore_index=-100)
     (losses * above).sum().backward()
     torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-5, atol=1e-6)  # fp32 sums in another order
-    torch.testing.assert_close(next_token.Nats.apply(logits, targets), losses.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(Nats.apply(logits, targets), losses.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_scores_are_those_of_the_loss_and_count_every_byte(started):

@@ -8,10 +8,8 @@ A record is a text, or a prompt and the text that follows; then only the text is
 `next_token.py`.
 """
 
-import hashlib
 import json
 import math
-import random
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import Records, records_of
+from ..data import Records
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, fewer_tokens, next_token, sizes, vocabulary, widths
+from . import depth, fewer_tokens, next_token, sizes, texts, vocabulary, widths
 from .decoding import padded
 from .next_token import Assets
 
@@ -98,8 +96,7 @@ def with_tokenizer(net: Any, tokenizer: Any, noted: dict) -> Assets:
         )
     stops = net.generation_config.eos_token_id if net.can_generate() else None
     stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
-    digest = hashlib.sha256(json.dumps([rows, tokens]).encode()).hexdigest()
-    return Assets(tokenizer, digest, tuple(sorted(stops)), **noted)
+    return Assets(tokenizer, vocabulary.digest_of(tokenizer, rows), tuple(sorted(stops)), **noted)
 
 
 def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
@@ -117,8 +114,8 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     settings = checked(merged(DEFAULTS, config))
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
-    texts = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
-    tokenizer = vocabulary.of_bytes(texts, settings["vocab_size"], settings["max_length"])
+    known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
+    tokenizer = vocabulary.of_bytes(known, settings["vocab_size"], settings["max_length"])
     net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
     lengths = {name: settings[name] for name in ("max_length", "max_new_tokens")}
     return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
@@ -146,16 +143,9 @@ def checked(settings: dict) -> dict:
 
 
 def columns_of(records: Records) -> tuple[str, str]:
-    """(the text's column, the prompt's or ""). The text is the answer when that is text, else the column
-    `text`, else the first one of text."""
-    texts = [name for name, kind in records.fields.items() if kind == "text"]
-    prompts = [name for name in PROMPTS if name in texts and name != records.answer]
-    choices = [name for name in (records.answer, "text", *texts) if name in texts and name not in prompts]
-    if not choices:
-        raise BadInput(
-            f"no column holds the text to learn: {', '.join(records.fields)}", hint="--fields NAME=text --answer NAME"
-        )
-    return choices[0], prompts[0] if prompts else ""
+    """(the text's column, the prompt's or "")."""
+    prompts = [name for name in PROMPTS if records.questions.get(name) == "text"]
+    return texts.column_of(records, prompts), prompts[0] if prompts else ""
 
 
 def design(settings: dict, tokenizer: Any) -> Any:
@@ -241,18 +231,6 @@ def tiny() -> dict:
     }
 
 
-def toy(n: int, seed: int) -> Records:
-    """Short sentences, English and Korean mixed, of few words in a fixed order."""
-    draw = random.Random(seed)
-    words = (
-        ("고양이가", "the cat", "아이가", "a child"),
-        ("집에서", "at home", "학교에서", "outside"),
-        ("잔다", "sleeps", "읽는다", "sings"),
-    )
-    rows = [{"text": " ".join(draw.choice(choices) for choices in words) + "."} for _ in range(n)]
-    return records_of(rows, {"text": "text"}, "text")
-
-
 FAMILY = Family(
     name="causal_lm",
     tag="text-generation",
@@ -279,5 +257,5 @@ FAMILY = Family(
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,
     tiny=tiny,
-    toy=toy,
+    toy=texts.toy,
 )

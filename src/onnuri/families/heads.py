@@ -17,7 +17,7 @@ from ..errors import BadInput
 from . import widths
 
 
-def is_classifier(folder: Path, ending: str) -> bool:
+def has_head(folder: Path, ending: str) -> bool:
     """Does config.json name an architecture with this ending?"""
     names = hub.peek(folder).get("architectures")
     return isinstance(names, list) and any(str(name).endswith(ending) for name in names)
@@ -26,11 +26,11 @@ def is_classifier(folder: Path, ending: str) -> bool:
 def hears(folder: Path) -> bool:
     """Does config.json name an architecture that transformers counts among its classifiers of sound? Their names may end
     as those of classifiers of texts do."""
-    if not is_classifier(folder, "Classification"):
+    if not has_head(folder, "Classification"):
         return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES as known
 
-    return any(is_classifier(folder, name) for name in known.values())
+    return any(has_head(folder, name) for name in known.values())
 
 
 def require_one_label(folder: Path) -> None:

@@ -66,7 +66,7 @@ def is_own(folder: Path) -> bool:
 
 
 def claims(folder: Path) -> bool:
-    return is_own(folder) or heads.is_classifier(folder, "ForImageClassification")
+    return is_own(folder) or heads.has_head(folder, "ForImageClassification")
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:

@@ -30,7 +30,7 @@ Assets = text_ngrams.Assets | text_tokens.Assets
 
 def claims(folder: Path) -> bool:
     return text_ngrams.is_own(folder) or (
-        heads.is_classifier(folder, "ForSequenceClassification") and not heads.hears(folder)
+        heads.has_head(folder, "ForSequenceClassification") and not heads.hears(folder)
     )
 
 

@@ -1,4 +1,4 @@
-"""Texts as tokens: any sequence classifier of transformers, and a small BERT of our own making.
+"""Texts as tokens: any encoder of transformers, and a small BERT of our own making.
 
 A new one is Devlin et al., BERT (arXiv:1810.04805), differing in:
 1. its tokens are pairs of characters merged instead of WordPiece, see `vocabulary.py`;
@@ -7,8 +7,6 @@ Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the toke
 (B, T) int64, padded on the right so that a token's place does not depend on its neighbors.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,16 +70,20 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def assets_of(net: Any, tokenizer: Any, names: tuple[str, ...], question: str, answer: str) -> Assets:
-    """The assets; the net learns which token pads, for those that answer at the last token that does not."""
+    """The assets of a classifier."""
+    digest = fitted(net, tokenizer)
+    return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
+
+
+def fitted(net: Any, tokenizer: Any) -> str:
+    """A digest of the tokens. BadInput where the net does not know them all; it learns which one pads, for those that answer at
+    the last token that does not."""
+    rows = net.get_input_embeddings().num_embeddings
     if net.config.pad_token_id is None:
         net.config.pad_token_id = tokenizer.pad_token_id
-    if len(tokenizer) > net.get_input_embeddings().num_embeddings:
-        raise BadInput(
-            f"the tokenizer knows {len(tokenizer)} tokens, the net only {net.get_input_embeddings().num_embeddings}"
-        )
-    tokens = json.dumps(sorted(tokenizer.get_vocab().items()))
-    digest = hashlib.sha256(tokens.encode()).hexdigest()
-    return Assets(names, question, answer, longest(net, tokenizer), tokenizer, digest)
+    if len(tokenizer) > rows:
+        raise BadInput(f"the tokenizer knows {len(tokenizer)} tokens, the net only {rows}")
+    return vocabulary.digest_of(tokenizer, rows)
 
 
 def longest(net: Any, tokenizer: Any) -> int:
@@ -108,15 +110,24 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A BERT whose vocabulary is learnt from the records."""
-    from transformers import AutoModelForSequenceClassification, BertConfig
+    from transformers import AutoModelForSequenceClassification
 
-    settings = hub.merged(DEFAULTS, config)
-    check_settings(settings)
+    settings = checked(hub.merged(DEFAULTS, config))
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
     texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
     tokenizer = vocabulary.of_characters(texts, settings["vocab_size"], settings["max_length"])
-    design = BertConfig(
+    made = design(settings, tokenizer, **heads.label_config(names))
+    made.onnuri_fields = {"question": question, "answer": answer}
+    net = widths.fresh(AutoModelForSequenceClassification, made, 1, generator, torch.float32)
+    return net, assets_of(net, tokenizer, names, question, answer)
+
+
+def design(settings: dict, tokenizer: Any, **more: Any) -> Any:
+    """The config for transformers. `more`: what the head has of its own."""
+    from transformers import BertConfig
+
+    return BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings["hidden_size"],
         intermediate_size=4 * settings["hidden_size"],
@@ -126,15 +137,12 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
         hidden_dropout_prob=settings["dropout"],
         attention_probs_dropout_prob=settings["dropout"],
         pad_token_id=tokenizer.pad_token_id,
-        **heads.label_config(names),
+        **more,
     )
-    design.onnuri_fields = {"question": question, "answer": answer}
-    net = widths.fresh(AutoModelForSequenceClassification, design, 1, generator, torch.float32)
-    return net, assets_of(net, tokenizer, names, question, answer)
 
 
-def check_settings(settings: dict) -> None:
-    """BadSettings with every fault."""
+def checked(settings: dict) -> dict:
+    """The settings, or BadSettings with every fault."""
     faults = [
         f"{name} must be a whole number above {least}, found {settings[name]!r}"
         for name, least in {
@@ -152,6 +160,7 @@ def check_settings(settings: dict) -> None:
         faults.append(f"dropout must be at least 0 and below 1, found {settings['dropout']!r}")
     if faults:
         raise BadSettings(*faults)
+    return settings
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
@@ -181,9 +190,8 @@ def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
 
 
 def tensors(texts: Sequence[str], assets: Assets) -> Batch:
-    """What the tokenizer gives of TENSORS (B, T)."""
-    tokens = encode(assets.tokenizer, list(texts), assets.max_length)
-    return {name: tokens[name] for name in TENSORS if name in tokens}
+    """See `encode`."""
+    return encode(assets.tokenizer, list(texts), assets.max_length)
 
 
 def encoding(assets: Assets) -> dict[str, dict]:
@@ -198,14 +206,14 @@ def encoding(assets: Assets) -> dict[str, dict]:
 
 
 def logits(net: nn.Module, batch: Batch) -> Tensor:
-    """(B, D)."""
+    """(B, D); (B, T, D) of a net that answers at each token."""
     return net(**{name: batch[name] for name in TENSORS if name in batch}).logits
 
 
 def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tensor]:
-    """Token tensors, cut at `max_length`, padded on the right to the longest text."""
+    """What the tokenizer gives of TENSORS (B, T), cut at `max_length`, padded on the right to the longest text."""
     with settings_kept(tokenizer):
-        return tokenizer(
+        tokens = tokenizer(
             texts,
             truncation=True,
             max_length=max_length,
@@ -214,6 +222,7 @@ def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tenso
             return_attention_mask=True,
             return_tensors="pt",
         )
+    return {name: tokens[name] for name in TENSORS if name in tokens}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Sennrich et al. 2016, arXiv:1508.07909, over characters for a classifier, over b
 language model. Not WordPiece, whose trainer numbers its tokens differently in every process.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -59,6 +60,11 @@ def learnt(
     )
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **marks)
+
+
+def digest_of(tokenizer: Any, rows: int) -> str:
+    """Compares for the tokens of a net that has so many `rows` for them."""
+    return hashlib.sha256(json.dumps([rows, sorted(tokenizer.get_vocab().items())]).encode()).hexdigest()
 
 
 def encoding(tokenizer: Any) -> dict[str, Any]:

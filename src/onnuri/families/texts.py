@@ -1,0 +1,31 @@
+"""The texts that language models learn: where they stand in the records, and some to try them on."""
+
+import random
+from collections.abc import Collection
+
+from ..data import Records, records_of
+from ..errors import BadInput
+
+
+def column_of(records: Records, others: Collection[str]) -> str:
+    """The column of the text to learn: the answer when that is text, else `text`, else the first one of text; none of
+    `others`."""
+    texts = [name for name, kind in records.fields.items() if kind == "text"]
+    choices = [name for name in (records.answer, "text", *texts) if name in texts and name not in others]
+    if not choices:
+        raise BadInput(
+            f"no column holds the text to learn: {', '.join(records.fields)}", hint="--fields NAME=text --answer NAME"
+        )
+    return choices[0]
+
+
+def toy(n: int, seed: int) -> Records:
+    """Short sentences, English and Korean mixed, of few words in a fixed order."""
+    draw = random.Random(seed)
+    words = (
+        ("고양이가", "the cat", "아이가", "a child"),
+        ("집에서", "at home", "학교에서", "outside"),
+        ("잔다", "sleeps", "읽는다", "sings"),
+    )
+    rows = [{"text": " ".join(draw.choice(choices) for choices in words) + "."} for _ in range(n)]
+    return records_of(rows, {"text": "text"}, "text")
