@@ -139,7 +139,7 @@ def call_text(operation: Operation) -> str:
         for role, kind in operation.takes.items()
         if role not in ("model", "data")
     )
-    ends = {"model": " --out FOLDER", "records": " --out FILE", "report": ""}
+    ends = {"model": " --out FOLDER", "data": " --out FOLDER", "records": " --out FILE", "report": ""}
     return f"onnuri {operation.name}{model}{others} --data DATA{ends[operation.gives]}"
 
 
@@ -153,7 +153,12 @@ def taken_text(taken: tuple[str, str]) -> str:
 
 
 def given_text(operation: Operation) -> str:
-    return {"model": "a model folder", "records": "a file of records", "report": "a report"}[operation.gives]
+    return {
+        "model": "a model folder",
+        "data": "a folder of data",
+        "records": "a file of records",
+        "report": "a report",
+    }[operation.gives]
 
 
 def type_text(annotation: Any) -> str:
@@ -281,8 +286,9 @@ def recipe_page() -> str:
         "",
         *table(("entry", "meaning"), ((f"`{name}`", ENTRIES[name]) for name in recipe.RECIPE_KEYS)),
         "",
-        "In a step, an input of the operation (`model`, `student`, `other`) names an earlier step or a folder, `data` other data "
-        "than the recipe's, and the rest are the operation's [settings](operations.md). The first step begins with `start`.",
+        "In a step, an input of the operation (`model`, `student`, `other`) names an earlier step or a folder; `data` names other "
+        "data than the recipe's, or an earlier step that gave data; `answer`, `fields` and `window` say how these are read; the "
+        "rest are the operation's [settings](operations.md). The first step begins with `start`.",
         "",
         "[recipe.schema.json](recipe.schema.json) is the same as a JSON Schema: an editor that knows YAML completes and "
         "checks a recipe that begins with `# yaml-language-server: $schema=recipe.schema.json`.",
@@ -320,9 +326,15 @@ def step_schema(operation: Operation) -> dict[str, Any]:
     return {
         "type": ["object", "null"],
         "description": registry.summary("operations", operation.name),
-        "properties": {**inputs, **{name: tidy(said) for name, said in settings.items()}},
+        "properties": {**inputs, **{name: tidy(said) for name, said in settings.items()}, **reading()},
         "additionalProperties": False,
     }
+
+
+def reading() -> dict[str, Any]:
+    """How the data of a step are read."""
+    types = {"fields": {"type": "object"}, "window": {}}
+    return {name: {**types.get(name, {"type": "string"}), "description": ENTRIES[name]} for name in recipe.READING}
 
 
 def tidy(said: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-DOCUMENTS, PLANTED, LEAST, LINES, FILES = 200_000, 2000, 30, 40, 2
+DOCUMENTS, PLANTED, LEAST, LINES, FILES = 200_000, 10_000, 30, 40, 2
 LONG = 12  # words that an original has at least: of a shorter one, a word changed is another text
 
 
@@ -73,6 +73,8 @@ def judge(kept: Path, out: Path) -> dict:
     """`recall`: the share of planted copies that are not there any more; the same of each kind of change."""
     planted = json.loads((kept / "planted.json").read_text())
     left = ids_of(out)
+    if not left:
+        raise SystemExit(f"{out} holds no documents")
     gone = {row: row not in left for row in planted}
     found = {"recall": sum(gone.values()) / len(gone), "documents_kept": len(left)}
     for how in CHANGES:

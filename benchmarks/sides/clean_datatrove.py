@@ -2,9 +2,10 @@
 
     python benchmarks/sides/clean_datatrove.py copies|rules --kept FOLDER --out FOLDER
 
-As its own examples have it (examples/minhash_deduplication.py, examples/fineweb.py), with two workers, logs off, and its words
-cut by spaCy's blank tokenizer for English: the Korean one needs model files that its package does not bring. Of the rules the
-marks at the ends of lines are not asked for, as FineWeb does not, and each rule is tried on every document, as ours are.
+As its own examples have it (examples/minhash_deduplication.py, examples/fineweb.py), with two workers, and with the quickest of
+its ways to cut a text into words, at white space and marks, which it has for languages like LANGUAGE: the Korean one needs model
+files that its package does not bring. Of the rules the marks at the ends
+of lines are not asked for, as FineWeb does not, and each rule is tried on every document, as ours are.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from datatrove.pipeline.readers import ParquetReader
 from datatrove.pipeline.writers.jsonl import JsonlWriter
 
 WORKERS = 2
+LANGUAGE = "ace_Arab"
+STOP_WORDS = ["the", "be", "to", "of", "and", "that", "have", "with"]
 CONFIG = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
 
 
@@ -51,7 +54,11 @@ def writer(out: Path) -> JsonlWriter:
 def copies(kept: Path, out: Path) -> None:
     reader = ParquetReader(str(kept / "reviews"), text_key="text", id_key="id")
     parts = {name: str(out / name) for name in ("signatures", "buckets", "removed")}
-    run([reader, MinhashDedupSignature(output_folder=parts["signatures"], config=CONFIG)], out, "signatures")
+    run(
+        [reader, MinhashDedupSignature(output_folder=parts["signatures"], config=CONFIG, language=LANGUAGE)],
+        out,
+        "signatures",
+    )
     buckets = MinhashDedupBuckets(input_folder=parts["signatures"], output_folder=parts["buckets"], config=CONFIG)
     run([buckets], out, "buckets", CONFIG.num_buckets)
     cluster = MinhashDedupCluster(input_folder=parts["buckets"], output_folder=parts["removed"], config=CONFIG)
@@ -61,10 +68,10 @@ def copies(kept: Path, out: Path) -> None:
 
 def rules(kept: Path, out: Path) -> None:
     filters = [
-        GopherRepetitionFilter(),
-        C4QualityFilter(filter_no_terminal_punct=False),
-        GopherQualityFilter(),
-        FineWebQualityFilter(),
+        GopherRepetitionFilter(language=LANGUAGE),
+        C4QualityFilter(filter_no_terminal_punct=False, language=LANGUAGE),
+        GopherQualityFilter(stop_words=STOP_WORDS, language=LANGUAGE),
+        FineWebQualityFilter(language=LANGUAGE),
     ]
     for each in filters:
         each.filter = judged(each.filter)

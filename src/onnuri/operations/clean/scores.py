@@ -103,7 +103,11 @@ class Tally:
     def scores(self) -> dict[str, float | None]:
         sound = self.kept + sum(self.reasons[name] for name in (*COPIES, "held_out"))
         unique = sound - sum(self.reasons[name] for name in COPIES)
-        columns = {name: counts for name, counts in self.classes.items() if 1 < len(counts) <= CLASSES}
+        columns = {
+            name: counts
+            for name, counts in self.classes.items()
+            if len(counts) <= CLASSES and len(counts) < counts.total() / 2
+        }
         found = {
             "accuracy": sound / max(self.read, 1),
             "uniqueness": unique / max(sound, 1),
