@@ -177,6 +177,16 @@ def test_an_evaluation_set_takes_out_what_holds_it():
     assert cleaned(texts, against=[long, short], overlap=12)[0] == [texts[3]]
 
 
+def test_all_columns_of_an_evaluation_set_are_kept_out(tmp_path):
+    rows = [
+        {"question": "하늘은 왜 파란색으로 보이는지 설명하시오", "answer": "짧은 파장의 빛이 더 많이 흩어지기 때문이다"}
+    ]
+    pl.DataFrame(rows * 2).write_ndjson(tmp_path / "exam.jsonl")
+    data = open_memory([*rows[0].values(), "다른 글"])
+    result = apply(Settings(), Quiet(), data, open_documents(str(tmp_path / "exam.jsonl")))
+    assert [record["text"] for part in result.parts for record in part.kept] == ["다른 글"]
+
+
 def test_the_row_of_the_evaluation_set_is_told():
     held = Held(3)
     held.add(flat(["하나 둘 셋 넷", "다섯 여섯"]), np.array([7, 8]))
@@ -487,6 +497,13 @@ def test_settings_that_are_wrong_or_have_no_effect(table, tmp_path):
     refused(onnuri(*command, "--answer", "label"), "there is no setting '--answer'")
     refused(onnuri(*command, "--against", table), "nothing is left", "held_out (stands in the evaluation set)")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_text_too_long_for_any_document_is_removed(monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST", 30)
+    kept, _, report = cleaned(["짧은 글입니다", "긴 글 " * 20])
+    assert kept == ["짧은 글입니다"] and report["removed"] == {"unreadable": 1}
+    assert report["examples"]["unreadable"][0]["detail"] == "80 characters, at most 30"
 
 
 def test_what_cannot_be_read_is_removed_with_its_reason():

@@ -12,11 +12,12 @@ from functools import partial
 import numpy as np
 
 from ...data import Data, Record
+from ...errors import BadInput
 from .copies import Held, Orders
 from .edits import edited
 from .flat import Flat, flat
 from .language import LANGUAGES, languages
-from .reading import Read, batches, column_of
+from .reading import Read, batches
 from .rules import broken, chosen
 from .settings import Settings
 
@@ -94,12 +95,17 @@ def judged_ahead(settings: Settings, column: str, held: Held | None, read: Itera
 
 
 def held_of(data: Data, settings: Settings) -> Held:
-    """The texts of an evaluation set, all of its splits."""
-    held, column = (
-        Held(settings.overlap),
-        column_of(data.records, settings.text * (settings.text in data.records.fields)),
-    )
-    for batch in batches(data.records, column):
-        texts = edited([record[column] for record in batch.records], False, (), Counter())
-        held.add(flat(texts), np.asarray(batch.rows))
+    """The texts of an evaluation set, of all its columns and splits. BadInput where it holds none."""
+    fields = data.records.fields
+    columns = [name for name, kind in fields.items() if kind == "text"]
+    columns = columns or [name for name, kind in fields.items() if kind == "category"]
+    if not columns:
+        raise BadInput(
+            f"{data.name} holds no texts, so nothing of it can be kept out", hint="an evaluation set of texts"
+        )
+    held = Held(settings.overlap)
+    for batch in batches(data.records, columns[0]):
+        for column in columns:
+            texts = edited([record[column] for record in batch.records], False, (), Counter())
+            held.add(flat(texts), np.asarray(batch.rows))
     return held

@@ -7,6 +7,7 @@ from ...data import Record, Records
 from ...errors import BadInput, BadSettings, Refusal, propose
 
 CHARACTERS = 2**20  # of a batch: what is computed of each then lies in a cache
+LONGEST = 2**26  # of a document
 FIRST, MOST = 64, 16_384  # documents of the first batch, and of any
 PLAIN = ("text", "category", "number")
 NAMES = ("text", "document", "content", "body")
@@ -59,9 +60,19 @@ def batches(records: Records, column: str) -> Iterator[Read]:
     start, size = 0, FIRST
     while start < len(records):
         rows = range(start, min(start + size, len(records)))
-        yield (batch := read(records, rows))
+        yield (batch := shortened(read(records, rows), column))
         long = sum(len(record[column]) for record in batch.records) / len(rows)
         start, size = rows.stop, max(1, min(MOST, 4 * size, int(CHARACTERS / max(long, 1))))
+
+
+def shortened(batch: Read, column: str) -> Read:
+    """The same, without the texts that are too long for any document."""
+    lengths = {place: len(record[column]) for place, record in enumerate(batch.records)}
+    faults = {
+        place: f"{length:,} characters, at most {LONGEST:,}" for place, length in lengths.items() if length > LONGEST
+    }
+    records = [{**one, column: ""} if place in faults else one for place, one in enumerate(batch.records)]
+    return Read(batch.rows, records, batch.faults | faults) if faults else batch
 
 
 def read(records: Records, rows: range) -> Read:
