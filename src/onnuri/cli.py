@@ -59,6 +59,8 @@ def operation_command(name: str) -> click.Command:
     params: list[click.Parameter] = []
     if "model" in operation.takes:
         params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
+    from .opening import is_whole
+
     whole = is_whole(operation.takes["data"])
     params.append(
         click.Option(
@@ -98,14 +100,9 @@ READING = [
 """How records are read, where they have an answer."""
 
 
-def is_whole(kind: str) -> bool:
-    """Whether an input is documents, read as they are."""
-    return kind.startswith("data whole")
-
-
 def told(role: str, kind: str) -> str:
     """The help for an input beside the model and the data."""
-    if is_whole(kind):
+    if kind.startswith("data whole"):
         return "an evaluation set, none of which may be kept"
     return "more data, without answers" if kind.startswith("data") else f"folder of the {role}"
 

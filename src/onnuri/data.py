@@ -33,10 +33,17 @@ class Sound(NamedTuple):
 
 class Records(Sequence):
     """Rows that are decoded when asked for. `get`: (rows, names of the fields wanted) -> records; `fields`: {name:
-    kind} in column order; `answer`: the answer's field."""
+    kind} in column order; `answer`: the answer's field; `table`: rows -> the table's own, where it is one that was read."""
 
-    def __init__(self, get: "Get", rows: Sequence[int], fields: dict[str, Kind], answer: str | None):
-        self.get, self.rows, self.fields, self.answer = get, rows, fields, answer
+    def __init__(
+        self,
+        get: "Get",
+        rows: Sequence[int],
+        fields: dict[str, Kind],
+        answer: str | None,
+        table: Callable[[Sequence[int]], Any] | None = None,
+    ):
+        self.get, self.rows, self.fields, self.answer, self.table = get, rows, fields, answer, table
 
     def __len__(self) -> int:
         return len(self.rows)

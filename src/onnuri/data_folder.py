@@ -6,51 +6,68 @@ was taken out, each record with its row and why.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from .data import Record
+from .data import Data, Record, Records
 from .files import fresh_folder
 from .operation import Part
 
 PIECE = 2**26  # bytes of records in a file, about
-PLACES = {"kept": ("data", "train"), "removed": ("removed", "removed")}
+REASONS = {"row": pl.Int64, "reason": pl.String, "detail": pl.String, "like": pl.Int64}
+KINDS = {"number": pl.Float64}
 
 
-def write_parts(parts: Iterable[Part], folder: Path) -> None:
-    """Write all parts as they come."""
-    pieces = {name: Pieces(fresh_folder(folder / place), split) for name, (place, split) in PLACES.items()}
+def write_parts(parts: Iterable[Part], source: Data, folder: Path) -> None:
+    """Write all parts as they come: the rows of `source`, with the types that they have there, and what was changed in them."""
+    kept = Pieces(folder / "data", "train")
+    removed = Pieces(folder / "removed", "removed")
     for part in parts:
-        pieces["kept"].add(part.kept)
-        pieces["removed"].add(part.removed)
-    for one in pieces.values():
-        one.write()
-    if not pieces["removed"].number:
-        pieces["removed"].folder.rmdir()
+        kept.add(changed(source.records, part.rows, part.kept, {}))
+        rows = [one["removed_row"] for one in part.removed]
+        removed.add(
+            changed(source.records, rows, part.removed, {f"removed_{name}": of for name, of in REASONS.items()})
+        )
+    kept.write()
+    removed.write()
+
+
+def changed(records: Records, rows: list[int], fields: list[Record], added: dict[str, Any]) -> pl.DataFrame:
+    """Rows of the source with other values in the fields that each record names; `added`: {field that is new: its type}."""
+    names = [name for name in (fields[0] if fields else ()) if name not in added]
+    frame = records.table(rows) if records.table else beside(records, rows, names)
+    texts = [pl.Series(name, [one[name] for one in fields], pl.String) for name in names]
+    return frame.with_columns(
+        *texts, *(pl.Series(name, [one[name] for one in fields], of) for name, of in added.items())
+    )
+
+
+def beside(records: Records, rows: list[int], names: list[str]) -> pl.DataFrame:
+    """The columns of records that lie in no table, those in `names` empty: a document would be read a second time for them."""
+    others = [name for name in records.fields if name not in names]
+    found = records.get([records.rows[row] for row in rows], others) if others else [{} for _ in rows]
+    schema = {name: KINDS.get(kind, pl.String) for name, kind in records.fields.items()}
+    return pl.DataFrame([{name: one.get(name) for name in schema} for one in found], schema=schema)
 
 
 class Pieces:
-    """Files of one table, each begun when the one before is large enough."""
+    """Files of one table in a folder that is made for the first, each begun when the one before is large enough."""
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split, self.number = folder, split, 0
         self.frames = list[pl.DataFrame]()
 
-    def add(self, records: list[Record]) -> None:
-        if records:
-            self.frames.append(pl.DataFrame(records, infer_schema_length=None))
+    def add(self, frame: pl.DataFrame) -> None:
+        if len(frame):
+            self.frames.append(frame)
         if sum(frame.estimated_size() for frame in self.frames) >= PIECE:
             self.write()
 
     def write(self) -> None:
         if self.frames:
-            frame = with_whole_numbers(pl.concat(self.frames, how="vertical_relaxed"))
-            frame.write_parquet(self.folder / f"{self.split}-{self.number:05d}.parquet", compression_level=3)
+            folder = self.folder if self.number else fresh_folder(self.folder)
+            pl.concat(self.frames).write_parquet(
+                folder / f"{self.split}-{self.number:05d}.parquet", compression_level=3
+            )
             self.frames, self.number = [], self.number + 1
-
-
-def with_whole_numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of whole numbers as such: records hold every number as a float."""
-    floats = [name for name, kind in frame.schema.items() if kind == pl.Float64]
-    whole = [name for name in floats if (frame[name].drop_nulls() % 1 == 0).all()]
-    return frame.with_columns(pl.col(whole).cast(pl.Int64))

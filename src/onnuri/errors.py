@@ -16,6 +16,10 @@ class BadInput(OnnuriError):
     """A model folder or a data source is not what it must be."""
 
 
+class MissingExtra(BadInput):
+    """What it is can only be told with a library that is not installed."""
+
+
 class BadSettings(OnnuriError):
     """A setting is unknown, out of range, or would have no effect."""
 
@@ -43,6 +47,6 @@ def propose(wrong: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
-def needs_extra(extra: str, package: str) -> OnnuriError:
+def needs_extra(extra: str, package: str) -> MissingExtra:
     """The error for an optional library that is not installed: it names the extra that brings it."""
-    return BadInput(f"this needs {package}, which is not installed", hint=f"pip install 'onnuri[{extra}]'")
+    return MissingExtra(f"this needs {package}, which is not installed", hint=f"pip install 'onnuri[{extra}]'")

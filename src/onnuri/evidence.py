@@ -6,13 +6,15 @@ from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__, ledger, license, machine
 from .data import Data
-from .family import Family
-from .model import Model
 from .operation import Operation, Result, Settings
+
+if TYPE_CHECKING:
+    from .family import Family
+    from .model import Model
 
 
 def described(inputs: dict[str, str], found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,10 +44,10 @@ def model_folders(operation: Operation, inputs: dict[str, str]) -> dict[str, Pat
     return {role: Path(inputs[role]) for role, kind in operation.takes.items() if role in inputs and "data" not in kind}
 
 
-def changed_since(operation: Operation, inputs: dict[str, str]) -> list[str]:
-    """What was changed in the model folders after their last operation: it goes into the new ledger line, or a change
+def changed_since(inputs: dict[str, str]) -> list[str]:
+    """What was changed in folders of models and of data after their last operation: it goes into the new ledger line, or a change
     would be covered up by the next operation."""
-    folders = model_folders(operation, inputs).values()
+    folders = [Path(where) for where in inputs.values() if Path(where).is_dir()]
     return [f"{folder}: {fault}" for folder in folders if ledger.read(folder) for fault in ledger.verify(folder)]
 
 
@@ -58,6 +60,8 @@ def parents(inputs: dict[str, str], found: dict[str, Any], result: Result) -> li
 def inherited(operation: Operation, inputs: dict[str, str], found: dict[str, Any]) -> dict[str, Any]:
     """What the licenses of the models that come in say of the one that comes out. The base of an adapter counts as well;
     the ledger of an adapter names it already."""
+    from .model import Model
+
     folders = list(model_folders(operation, inputs).values())
     models = [one for one in found.values() if isinstance(one, Model)]
     folders += [one.base.folder for one in models if one.base and one.folder and not ledger.read(one.folder)]
@@ -77,7 +81,7 @@ def keep_notices(
             shutil.copyfile(path, target)
 
 
-def base_of(model: Model) -> dict[str, str] | None:
+def base_of(model: "Model") -> dict[str, str] | None:
     """The folder that a result cannot be opened without, and its digest: the base of an adapter. None for all others."""
     if not model.base:
         return None
@@ -123,7 +127,7 @@ DATA = {"family": "data", "task": ""}
 """What stands in a ledger line in place of a model's kind."""
 
 
-def kind_of(family: Family) -> dict[str, str]:
+def kind_of(family: "Family") -> dict[str, str]:
     return {"family": family.name, "task": family.tag}
 
 

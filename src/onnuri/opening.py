@@ -11,24 +11,36 @@ from .operation import Operation, Settings
 
 def opened(operation: Operation, settings: Settings, inputs: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
     """The inputs as objects, checked against each other."""
-    from .model import Model, open_model
     from .sources import open_data, open_documents
 
     found: dict[str, Any] = {}
-    for name, kind in operation.takes.items():
-        if name in inputs and is_whole(kind):
-            found[name] = open_documents(inputs[name])
-        elif name in inputs and kind.startswith("data"):
-            found[name] = open_data(inputs[name], **(unanswered(options) if is_asked(kind) else options))
-    for name, kind in operation.takes.items():
-        if name in inputs and kind.startswith("body"):
-            found[name] = body(Path(inputs[name]), settings, found["data"])
-        elif name in inputs and kind.startswith("model"):
-            found[name] = open_model(inputs[name])
-    for model in [value for value in found.values() if isinstance(value, Model)]:
-        for role, data in [(role, value) for role, value in found.items() if isinstance(value, Data)]:
+    given = {role: kind for role, kind in operation.takes.items() if role in inputs}
+    for role, kind in given.items():
+        if is_whole(kind):
+            found[role] = open_documents(inputs[role])
+        elif kind.startswith("data"):
+            found[role] = open_data(inputs[role], **(unanswered(options) if is_asked(kind) else options))
+    if len(found) < len(given):
+        found |= opened_models(operation, settings, inputs, found)
+    return found
+
+
+def opened_models(
+    operation: Operation, settings: Settings, inputs: dict[str, str], data: dict[str, Data]
+) -> dict[str, Any]:
+    """The models among the inputs, each checked against all of the `data`."""
+    from .model import open_model
+
+    found: dict[str, Any] = {}
+    for role, kind in operation.takes.items():
+        if role in inputs and kind.startswith("body"):
+            found[role] = body(Path(inputs[role]), settings, data["data"])
+        elif role in inputs and kind.startswith("model"):
+            found[role] = open_model(inputs[role])
+    for model in found.values():
+        for role, one in data.items():
             asked = operation.gives == "records" or is_asked(operation.takes[role])
-            model.check(data.records, judged=not asked)
+            model.check(one.records, judged=not asked)
     return found
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from .data import Data, Record
-from .model import Model
-from .stored import Stored
+
+if TYPE_CHECKING:  # an operation on data alone runs without torch
+    from torch import Tensor
+
+    from .model import Model
+    from .stored import Stored
 
 
 class Settings(BaseModel):
@@ -33,8 +36,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the records that an operation gives, and of those that it took out, each with why in its fields `removed_...`."""
+    """Some of the records that an operation gives, by their rows in the data that came in, and of those that it took out, each with
+    why in its fields `removed_...`. A record holds the fields that were changed; the others are those of the row."""
 
+    rows: list[int]
     kept: list[Record]
     removed: list[Record]
 
@@ -43,8 +48,8 @@ class Part:
 class Result:
     """What an operation hands back to the runner."""
 
-    model: Model | None = None
-    stored: Stored | None = None
+    model: "Model | None" = None
+    stored: "Stored | None" = None
     """In place of a model what was written tensor by tensor, where the operation was done at rest."""
 
     records: list[Record] | None = None
@@ -52,6 +57,7 @@ class Result:
     """New data, part by part, so that they never lie in memory whole. `report` and `bars` are filled in when the last has come."""
 
     data: Data | None = None
+    removed: Data | None = None
     """The same when the runner has written and opened them again."""
 
     report: dict[str, Any] | None = None
@@ -113,7 +119,7 @@ class Operation:
     shrinks: tuple[Way, ...] = ()
     """How a search may use it to make a model smaller; empty where it does not."""
 
-    at_rest: Callable[..., Iterator[tuple[str, Tensor]]] | None = None
+    at_rest: Callable[..., Iterator[tuple[str, "Tensor"]]] | None = None
     """(settings, log, **models as `Stored`) -> each tensor of the result, under the names of the first: how it is done where
     no data are given. No net is opened then, so that a model may be larger than the memory, and nothing is measured but
     the promises."""

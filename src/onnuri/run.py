@@ -180,7 +180,7 @@ def transform(
     machine.forget_peak()
     started = datetime.now(UTC)
     with Progress(operation.name, quiet, partial / STATE, key) as log:
-        for text in [*changed_since(operation, inputs), *terms["conflicts"]]:
+        for text in [*changed_since(inputs), *terms["conflicts"]]:
             log.warn(text)
         result = operation.apply(settings, log, **found)
     lineage = parents(inputs, found, result)
@@ -239,12 +239,15 @@ def rewrite(
     started = datetime.now(UTC)
     folder = fresh_folder(partial / "result")
     with Progress(operation.name, quiet) as log:
+        for text in changed_since(inputs):
+            log.warn(text)
         result = operation.apply(settings, log, **found)
         assert result.parts is not None
         with writing(out):
-            write_parts(result.parts, folder)
+            write_parts(result.parts, found["data"], folder)
     spent = cost(log)
     result.data = open_documents(str(folder))
+    result.removed = open_documents(str(folder / "removed")) if (folder / "removed").exists() else None
     promises = promises_of(operation, settings, found, result)
     unmoved()
     line: dict[str, Any] = {
@@ -285,7 +288,7 @@ def transform_at_rest(
     started = datetime.now(UTC)
     folder = fresh_folder(partial / "result")
     with Progress(operation.name, quiet) as log:
-        for text in [*changed_since(operation, inputs), *terms["conflicts"]]:
+        for text in [*changed_since(inputs), *terms["conflicts"]]:
             log.warn(text)
         with writing(out, found["model"].nbytes):
             write_alike(found["model"], operation.at_rest(settings, log, **found), folder)

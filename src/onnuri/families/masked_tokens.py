@@ -5,8 +5,8 @@ at all. Differing in:
 1. A record is one text; there is no second segment and no guess whether it follows the first.
 2. What is hidden is drawn anew for each record in each epoch (Liu et al., RoBERTa, arXiv:1907.11692), by its own generator.
 3. A token that hides another is never one of the tokenizer's marks.
-4. A record that is judged has its tokens hidden by a generator that its text alone seeds: every model of one vocabulary is
-   asked for the same ones, each time.
+4. A record that is judged has its tokens hidden by a generator that its text alone seeds: every model of one vocabulary and
+   length is asked for the same ones, each time.
 
 Letters: B records, T tokens, V tokens in the vocabulary, N tokens asked for in a batch.
 """

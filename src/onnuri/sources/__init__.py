@@ -47,8 +47,8 @@ def open_documents(source: str) -> Data:
     A document is read when its text is asked for: BadInput that names it comes only then. Every other source gives the
     records of `open_data`, with all columns as they are.
     """
-    records, _ = read_source(source, document_records)
-    return Data(source, records, {}, records, whole=True)
+    records, official = read_source(source, document_records)
+    return Data(source, records, official, records, whole=True)
 
 
 def choose(records: Records, answer: str | None, fields: dict[str, Kind] | None) -> Records:
@@ -122,6 +122,11 @@ def read_path(path: Path, gather: Gather) -> tuple[Records, dict[str, Sequence[i
     if (path / "train").is_dir() and (path / "test").is_dir():
         return read_class_folders([path / "train", path / "test"])
     if shards := shards_of(path):
+        if others := [one.name for one in sorted(path.iterdir()) if is_data_beside(one, shards)]:
+            raise BadInput(
+                f"{path} holds a table in pieces and other data: {', '.join(others[:6])}",
+                hint="name one of them, or the folder of the pieces",
+            )
         return read_shards(shards)
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in TABLES and p.is_file())
     if len(tables) == 1:
@@ -139,6 +144,13 @@ def read_path(path: Path, gather: Gather) -> tuple[Records, dict[str, Sequence[i
         f"{path} holds no table, no document and no folders of images or sounds",
         hint=f"files that end in {', '.join((*TABLES, *ENDINGS))}, or one folder of images or sounds per class",
     )
+
+
+def is_data_beside(path: Path, shards: dict[str, list[Path]]) -> bool:
+    """Whether a file is data, and none of these pieces, nor what is told about them."""
+    told = path.stem.lower() in ("readme", "license", "notice")
+    pieces = [piece for pieces in shards.values() for piece in pieces]
+    return path.is_file() and path.suffix.lower() in (*TABLES, *ENDINGS) and not told and path not in pieces
 
 
 def read_file(path: Path, gather: Gather) -> Records:

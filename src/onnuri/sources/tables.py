@@ -122,7 +122,7 @@ def from_table(parts: list[pl.LazyFrame], path: Path) -> Records:
         columns = [read_column(frame[name], fields[name], path, rows) for name in names]
         return [dict(zip(names, values)) for values in zip(*columns)]
 
-    return Records(get, range(count), fields, guess_answer(fields))
+    return Records(get, range(count), fields, guess_answer(fields), take)
 
 
 # ---------------------------------------------------------------------------------------------------- columns

@@ -12,20 +12,24 @@ from ...operation import Log, Operation, Part, Promise, Result
 from .copies import Held
 from .deciding import Memory, decided
 from .judging import held_of, judged_ahead
-from .promises import copies_kept, documents_lost
-from .reading import batches, column_of
+from .promises import copies_kept, documents_lost, held_out_kept
+from .reading import batches, column_of, text_columns
 from .scores import Tally
-from .settings import Settings, resolved
+from .settings import Settings, require_effect, resolved
 
 
 def apply(settings: Settings, log: Log, data: Data, against: Data | None = None) -> Result:
     """The documents that are left, in their order, and those that were removed; both come batch by batch."""
     if against is None and settings.changed("overlap"):
         raise BadSettings("'overlap' has no effect without an evaluation set", hint="--against DATA, or leave it out")
+    if data.official:
+        raise BadInput(
+            f"{data.name} is divided; what is to be evaluated would be mixed with what is learnt",
+            hint="--data the table to learn from, --against the one to evaluate with",
+        )
     column = column_of(data.records, settings.text)
     chosen = resolved(settings, data.records, column)
-    if settings.limits and chosen.rules == "none":
-        raise BadSettings("'limits' has no effect without rules", hint="--rules web or short, or leave it out")
+    require_effect(chosen)
     held = held_of(against, chosen) if against is not None else None
     tally = Tally(chosen, data.records, column)
     return Result(parts=parts(chosen, log, data, column, held, tally), report=tally.report, bars=tally.bars)
@@ -33,7 +37,8 @@ def apply(settings: Settings, log: Log, data: Data, against: Data | None = None)
 
 def parts(settings: Settings, log: Log, data: Data, column: str, held: Held | None, tally: Tally) -> Iterator[Part]:
     memory = Memory()
-    for batch in judged_ahead(settings, column, held, batches(data.records, column)):
+    columns = [column, *(name for name in text_columns(data.records) if name != column)]
+    for batch in judged_ahead(settings, columns, held, batches(data.records, column)):
         found = decided(batch, column, memory, settings)
         tally.add(batch, found)
         log.progress(batch.rows.stop, len(data.records), f"{tally.kept:,} kept")
@@ -52,5 +57,6 @@ OPERATION = Operation(
     promises=(
         Promise("documents that were neither kept nor removed with a reason", "at most", 0.0, documents_lost),
         Promise("documents kept twice, word for word", "at most", 0.0, copies_kept),
+        Promise("documents kept that hold what the evaluation set holds", "at most", 0.0, held_out_kept),
     ),
 )

@@ -5,8 +5,8 @@
    likeness s (of their sets of shingles, after Jaccard) is found with probability 1 - (1 - s^rows)^bands.
 2. An order is x -> ax + b modulo 2^32 with an odd a, of one half of a shingle's 64 bits, in place of a prime modulus: two
    operations for each shingle.
-3. The first of several copies stays. A document is compared with all before it, also with those that were taken out as near
-   copies themselves: what is like a copy goes with it.
+3. The first of several copies stays. A document is compared with those before it that were kept, and with their near copies:
+   what is like a near copy goes with it.
 4. A document of fewer words than a shingle has is its own shingle.
 
 Letters: D documents, N keys, S shingles, P orders.
@@ -64,10 +64,16 @@ class Owners:
             self.runs.append((both[order], np.concatenate([theirs, its])[order]))
 
 
-def repeated(seen: Owners, keys: np.ndarray, documents: np.ndarray) -> np.ndarray:
-    """(N,): the other document that had each key, -1 where none had."""
-    owners = seen.first(keys, documents)
-    return np.where(owners != documents, owners, -1)
+def earlier(seen: Owners, keys: np.ndarray, documents: np.ndarray, able: np.ndarray | None = None) -> np.ndarray:
+    """(N,) int64: the first document before each key's own (N,) that has it, -1 where none has: one that was `seen`, or one of
+    these, if it is `able` (N,) to have any."""
+    unique, place = np.unique(keys, return_inverse=True)
+    first = np.full(len(unique), np.iinfo(np.int64).max)
+    mask = slice(None) if able is None else able
+    np.minimum.at(first, place[mask], documents[mask])
+    known = seen.find(unique)
+    owners = np.where(known >= 0, known, first)[place]
+    return np.where(owners < documents, owners, -1)
 
 
 def grams(hashes: np.ndarray, owners: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +139,7 @@ class Orders:
         return (1 / self.bands) ** (1 / self.rows)
 
     def keys(self, texts: Flat) -> np.ndarray:
-        """(D, bands) uint64; a text without a word has the keys of the empty set."""
+        """(D, bands) uint64; those of a text without a word mean nothing."""
         plain = texts.plain
         hashes, documents = shingles(plain.words, plain.word_hashes, len(texts), self.shingle)
         least = self.signatures(hashes, documents, len(texts)).reshape(len(texts), self.bands, self.rows)

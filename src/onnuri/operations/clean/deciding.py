@@ -1,12 +1,17 @@
-"""One document after the other: which of them came before, whole, line by line or nearly. Then what stays and what goes."""
+"""One document after the other: which of them came before, whole, line by line or nearly. Then what stays and what goes.
+
+A batch is decided on at once, and as if its documents had come one by one. What is left out of a document stands in one that stays:
+lines belong to documents that are kept. Whether one is kept may depend on lines that it loses to another, so this is done again
+until it holds; twice, as a rule.
+"""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from ...operation import Part
-from .copies import Owners, repeated
+from .copies import Owners, earlier
+from .edits import tidy
 from .flat import Flat, Spans, flat
 from .judging import Judged, Reason, faults_of, orders
 from .language import languages
@@ -26,79 +31,134 @@ class Memory:
 
 @dataclass
 class Decided:
-    """`reasons`: {place: why it goes}, copies among them; `shortened`: how many documents lost lines that others have."""
+    """`reasons`: {place: why it goes}, copies among them; `shortened`: how many of those that stay lost lines to others."""
 
     part: Part
     reasons: dict[int, Reason]
     shortened: int
 
 
+@dataclass
+class Settled:
+    """Documents without the lines that belong to others. `changed`: {place: its text}; `reasons`: {place: why it goes};
+    `wholes` (D,) and `keys` (D, bands) of the texts as they are now."""
+
+    changed: dict[int, str]
+    reasons: dict[int, Reason]
+    wholes: np.ndarray
+    keys: np.ndarray
+
+
 def decided(batch: Judged, column: str, memory: Memory, settings: Settings) -> Decided:
     reasons, numbers = dict(batch.reasons), np.asarray(batch.rows)
     alive = living(reasons, len(numbers))
-    mark(reasons, alive, repeated(memory.texts, batch.wholes[alive], numbers[alive]), "copy", "the same text")
-    changed, keys = dict[int, str](), batch.keys
-    if settings.lines:
-        changed = without_lines(batch.texts, living(reasons, len(numbers)), numbers, memory)
-    if changed:
-        again, places = flat(list(changed.values())), np.array(list(changed))
-        owners = repeated(memory.texts, again.hashes(again.whole), numbers[places])
-        mark(reasons, places, owners, "copy", "the same text but for repeated lines")
-        for place, one in faults_of(again, languages(again), settings).items():
-            reasons[int(places[place])] = Reason(one.name, f"{one.detail}, without its repeated lines")
-        if settings.bands:
-            keys = keys.copy()
-            keys[places] = orders(settings).keys(again)
-    if settings.bands:
-        alive = living(reasons, len(numbers))
-        owners = repeated(memory.bands, keys[alive].ravel(), np.repeat(numbers[alive], settings.bands))
-        mark(reasons, alive, owners.reshape(-1, settings.bands).max(1), "near_copy", "much the same words")
+    mark(reasons, alive, earlier(memory.texts, batch.wholes[alive], numbers[alive]), "copy", "the same text")
+    alive = living(reasons, len(numbers))
+    lines = long_lines(batch.texts, alive) if settings.lines else batch.texts.lines.chosen(np.zeros(0, np.int64))
+    keys = batch.texts.hashes(lines)
+    failed = np.zeros(len(numbers), bool)
+    while True:
+        owners = earlier(memory.lines, keys, numbers[lines.owner], ~failed[lines.owner])
+        found = settled(batch, alive, without(batch.texts, lines.chosen(owners >= 0)), memory, settings)
+        now = np.zeros(len(numbers), bool)
+        now[list(found.reasons)] = True
+        here = owners[owners >= batch.rows.start] - batch.rows.start
+        if not now[here].any() and not (failed & ~now)[lines.owner].any():
+            break
+        failed = now
+    reasons |= found.reasons
+    remember(memory, batch, living(reasons, len(numbers)), alive, lines, keys, found)
+    changed = {place: text for place, text in found.changed.items() if place not in reasons}
     return Decided(part_of(batch, column, changed, reasons), reasons, len(changed))
 
 
-def living(reasons: dict[int, Reason], count: int) -> np.ndarray:
+def living(reasons: dict[int, Reason], count: int, among: np.ndarray | None = None) -> np.ndarray:
     """The places of those that nothing speaks against so far."""
     mask = np.ones(count, bool)
     mask[list(reasons)] = False
-    return np.flatnonzero(mask)
+    return np.flatnonzero(mask) if among is None else among[mask[among]]
 
 
 def mark(reasons: dict[int, Reason], places: np.ndarray, owners: np.ndarray, name: str, detail: str) -> None:
     for one in np.flatnonzero(owners >= 0).tolist():
-        reasons[int(places[one])] = Reason(name, detail, int(owners[one]))
+        reasons.setdefault(int(places[one]), Reason(name, detail, int(owners[one])))
 
 
-def without_lines(texts: Flat, alive: np.ndarray, numbers: np.ndarray, memory: Memory) -> dict[int, str]:
-    """{place: the text without long lines that stand in an earlier document}, of those that have any. Texts of one line are
-    compared as wholes already."""
-    lines = texts.lines
-    several = (texts.tally(lines) > 1) & np.isin(np.arange(len(texts)), alive)
-    long = lines.chosen(several[lines.owner] & (lines.lengths >= LONG_LINE))
-    seen = repeated(memory.lines, texts.hashes(long), numbers[long.owner]) >= 0
-    gone = long.chosen(seen)
-    return {int(place): cut(texts, gone, int(place)) for place in np.unique(gone.owner)}
+def settled(batch: Judged, alive: np.ndarray, changed: dict[int, str], memory: Memory, settings: Settings) -> Settled:
+    """What becomes of the living documents when some are `changed`: judged again, and compared as they are now."""
+    numbers, reasons = np.asarray(batch.rows), dict[int, Reason]()
+    wholes, keys, spoken = batch.wholes.copy(), batch.keys.copy(), batch.worded.copy()
+    if changed:
+        texts, places = flat(list(changed.values())), np.array(list(changed))
+        wholes[places], spoken[places] = texts.hashes(texts.whole), texts.tally(texts.plain.words) > 0
+        if settings.bands:
+            keys[places] = orders(settings).keys(texts)
+    both = np.concatenate([batch.wholes[alive], wholes[alive]])  # as it came, or as it is now
+    owners = earlier(memory.texts, both, np.tile(numbers[alive], 2)).reshape(2, -1).max(0)
+    mark(reasons, alive, owners, "copy", "the same text but for repeated lines")
+    if changed:
+        for place, one in faults_of(texts, languages(texts), settings).items():
+            reasons.setdefault(int(places[place]), Reason(one.name, f"{one.detail}, without its repeated lines"))
+    able = living(reasons, len(numbers), alive)
+    able = able[spoken[able]]
+    if settings.bands:
+        owners = earlier(memory.bands, keys[able].ravel(), np.repeat(numbers[able], settings.bands))
+        mark(reasons, able, owners.reshape(-1, settings.bands).max(1), "near_copy", "much the same words")
+    return Settled(changed, reasons, wholes, keys)
 
 
-def cut(texts: Flat, gone: Spans, place: int) -> str:
-    """A document without some of its lines."""
-    stays = np.ones(texts.starts[place + 1] - texts.starts[place], bool)
-    for first, last in zip(gone.first[gone.owner == place], gone.last[gone.owner == place]):
-        stays[first - texts.starts[place] : last - texts.starts[place] + 1] = False  # the end of the line as well
-    codes = texts.codes[texts.starts[place] : texts.starts[place + 1]][stays]
-    return codes.tobytes().decode("utf-32-le", "surrogatepass").strip()
+def remember(
+    memory: Memory, batch: Judged, kept: np.ndarray, alive: np.ndarray, lines: Spans, keys: np.ndarray, found: Settled
+) -> None:
+    """What later documents are compared with: texts as they came, and of those that are `kept` as they are now, and their lines;
+    bands of the near copies of these as well."""
+    numbers = np.asarray(batch.rows)
+    memory.texts.first(batch.wholes[alive], numbers[alive])
+    memory.texts.first(found.wholes[kept], numbers[kept])
+    stay = np.isin(lines.owner, kept)
+    memory.lines.first(keys[stay], numbers[lines.owner[stay]])
+    like = [place for place in alive.tolist() if place not in found.reasons or found.reasons[place].name == "near_copy"]
+    memory.bands.first(found.keys[like].ravel(), np.repeat(numbers[like], found.keys.shape[1]))
+
+
+# --------------------------------------------------------------------------------------------------------------- lines
+
+
+def long_lines(texts: Flat, alive: np.ndarray) -> Spans:
+    """Those of living documents that have several lines: a text of one line is compared as a whole."""
+    several = (texts.tally(texts.lines) > 1) & np.isin(np.arange(len(texts)), alive)
+    return texts.lines.chosen(several[texts.lines.owner] & (texts.lines.lengths >= LONG_LINE))
+
+
+def without(texts: Flat, gone: Spans) -> dict[int, str]:
+    """{place: the document without these lines} of all that have any."""
+    edges = np.zeros(len(texts.codes) + 2, np.int64)
+    np.add.at(edges, gone.first, 1)
+    np.add.at(edges, np.minimum(gone.last + 1, texts.starts[gone.owner + 1]), -1)  # the end of the line goes as well
+    stays = np.cumsum(edges)[: len(texts.codes)] == 0
+    return {place: cut(texts, stays, place) for place in np.unique(gone.owner).tolist()}
+
+
+def cut(texts: Flat, stays: np.ndarray, place: int) -> str:
+    part = slice(texts.starts[place], texts.starts[place + 1])
+    return tidy(texts.codes[part][stays[part]].tobytes().decode("utf-32-le", "surrogatepass"))
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
 
 
 def part_of(batch: Judged, column: str, changed: dict[int, str], reasons: dict[int, Reason]) -> Part:
     """The batch divided. What is removed is told with its row, the reason, and the row that it is like."""
-    records: list[dict[str, Any]] = [
-        {**record, column: changed[place]} if place in changed else record for place, record in enumerate(batch.records)
+    texts = [{**one, column: changed[place]} if place in changed else one for place, one in enumerate(batch.texts_of)]
+    kept = [place for place in range(len(texts)) if place not in reasons]
+    removed = [
+        {
+            **texts[place],
+            "removed_row": batch.rows[place],
+            "removed_reason": one.name,
+            "removed_detail": one.detail,
+            "removed_like": one.like,
+        }
+        for place, one in sorted(reasons.items())
     ]
-    kept = [record for place, record in enumerate(records) if place not in reasons]
-    removed = [{**records[place], **removed_for(batch.rows[place], one)} for place, one in sorted(reasons.items())]
-    return Part(kept, removed)
-
-
-def removed_for(row: int, reason: Reason) -> dict[str, Any]:
-    """What is told of a removal, beside the document."""
-    told = {"row": row, "reason": reason.name, "detail": reason.detail, "like": reason.like}
-    return {f"removed_{name}": value for name, value in told.items()}
+    return Part([batch.rows[place] for place in kept], [texts[place] for place in kept], removed)

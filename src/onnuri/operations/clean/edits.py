@@ -5,9 +5,13 @@ import unicodedata
 from collections import Counter
 
 from .personal import masked
+from .settings import Settings
 
-INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060\ufeff]")
-GAPS = re.compile(r"[ \t\u00a0\u3000]+\n|\n{3,}")
+BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff]")
+HALVES = re.compile("[\ud800-\udfff]")  # of characters: no file can hold them
+TRAILING = re.compile(r"(?<![ \t\u00a0\u3000])[ \t\u00a0\u3000]+(?=\n)")
+GAPS = re.compile(r"\n{3,}")
 BOILERPLATE = (
     "javascript",
     "terms of use",
@@ -31,25 +35,34 @@ BOILERPLATE = (
 LONGEST = 200  # characters of such a line: a longer one speaks of these things
 
 
-def edited(texts: list[str], boilerplate: bool, kinds: tuple[str, ...], found: Counter[str]) -> list[str]:
-    """The texts as they are judged and kept; what was masked, and how many lines were left out, is counted in `found`."""
-    texts = [tidy(text) for text in texts]
-    if boilerplate:
-        texts = [without_boilerplate(text, found) for text in texts]
-    return [masked(text, kinds, found) for text in texts] if kinds else texts
+def edited(texts: list[str], settings: Settings, found: dict[int, Counter[str]]) -> list[str]:
+    """The texts as they are judged and kept; what was masked, and how many lines were left out, is counted in `found`:
+    {place: {what: how often}}."""
+    return [edited_one(text, settings, found, place) for place, text in enumerate(texts)]
+
+
+def edited_one(text: str, settings: Settings, found: dict[int, Counter[str]], place: int) -> str:
+    counts = Counter[str]()
+    text = tidy(text)
+    if settings.rules == "web":
+        text = without_boilerplate(text, counts)
+    text = masked(text, settings.kinds, counts)
+    if counts:
+        found[place] = found.get(place, Counter()) + counts
+    return text
 
 
 def tidy(text: str) -> str:
     """Composed characters (NFC: Hangul from some systems comes in pieces), line feeds alone, nothing invisible."""
     if not text.isascii() and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if BREAKS.search(text):
+        text = BREAKS.sub("\n", text)
     if INVISIBLE.search(text):
         text = INVISIBLE.sub("", text)
-    if "\n" in text:
-        text = GAPS.sub(lambda gap: "\n" if gap[0].count("\n") == 1 else "\n\n", text)
-    return text.strip()
+    if HALVES.search(text):
+        text = HALVES.sub("\ufffd", text)
+    return GAPS.sub("\n\n", TRAILING.sub("", text)).strip() if "\n" in text else text.strip()
 
 
 def without_boilerplate(text: str, found: Counter[str]) -> str:

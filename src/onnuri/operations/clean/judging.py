@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from ...data import Data, Record
+from ...data import ANSWER_NAMES, Data, Record
 from ...errors import BadInput
 from .copies import Held, Orders
 from .edits import edited
@@ -35,32 +35,38 @@ class Reason:
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch, D documents. `records` with their edited texts; `reasons`: {place: why it goes}; `languages` (D,); `wholes`
-    (D,): a hash of each text; `keys` (D, bands) of its signature; `counts` of what was edited."""
+    """A batch, D documents. `texts_of`: {column: edited text} of each, `texts` of the column that is judged; `reasons`: {place: why
+    it goes}; `languages` (D,); `wholes` (D,): a hash of each text; `worded` (D,): whether it has a word; `keys` (D, bands) of its
+    signature; `counts`: {place: what was edited}."""
 
     rows: range
     records: list[Record]
+    texts_of: list[dict[str, str]]
     texts: Flat
     reasons: dict[int, Reason]
     languages: np.ndarray
     wholes: np.ndarray
+    worded: np.ndarray
     keys: np.ndarray
-    counts: Counter[str]
+    counts: dict[int, Counter[str]]
 
 
-def judged(settings: Settings, column: str, held: Held | None, read: Read) -> Judged:
-    counts = Counter[str]()
-    texts = edited([record[column] for record in read.records], settings.rules == "web", settings.kinds, counts)
-    records = [{**record, column: text} for record, text in zip(read.records, texts)]
-    whole = flat(texts)
+def judged(settings: Settings, columns: list[str], held: Held | None, read: Read) -> Judged:
+    """`columns`: those of texts, the one that is judged first."""
+    counts: dict[int, Counter[str]] = {}
+    found = {name: edited([one[name] for one in read.records], settings, counts) for name in columns}
+    whole = flat(found[columns[0]])
     spoken = languages(whole)
     reasons = {place: Reason("unreadable", fault) for place, fault in read.faults.items()}
     reasons = faults_of(whole, spoken, settings) | reasons
     if held is not None:
         for place in np.flatnonzero((rows := held.rows(whole)) >= 0).tolist():
             reasons.setdefault(place, Reason("held_out", "stands in the evaluation set", int(rows[place])))
-    keys = orders(settings).keys(whole) if settings.bands else np.zeros((len(texts), 0), np.uint64)
-    return Judged(read.rows, records, whole, reasons, spoken, whole.hashes(whole.whole), keys, counts)
+    keys = orders(settings).keys(whole) if settings.bands else np.zeros((len(whole), 0), np.uint64)
+    texts_of = [dict(zip(columns, texts)) for texts in zip(*found.values())]
+    worded = whole.tally(whole.plain.words) > 0
+    wholes = whole.hashes(whole.whole)
+    return Judged(read.rows, read.records, texts_of, whole, reasons, spoken, wholes, worded, keys, counts)
 
 
 def faults_of(texts: Flat, spoken: np.ndarray, settings: Settings) -> dict[int, Reason]:
@@ -81,9 +87,9 @@ def orders(settings: Settings) -> Orders:
     return Orders(settings.bands, settings.rows, settings.shingle)
 
 
-def judged_ahead(settings: Settings, column: str, held: Held | None, read: Iterable[Read]) -> Iterator[Judged]:
+def judged_ahead(settings: Settings, columns: list[str], held: Held | None, read: Iterable[Read]) -> Iterator[Judged]:
     """Batches in their order, judged while those before are decided on."""
-    judge = partial(judged, settings, column, held)
+    judge = partial(judged, settings, columns, held)
     with ThreadPoolExecutor(WORKERS) as threads:
         ahead = deque()
         for batch in read:
@@ -95,17 +101,21 @@ def judged_ahead(settings: Settings, column: str, held: Held | None, read: Itera
 
 
 def held_of(data: Data, settings: Settings) -> Held:
-    """The texts of an evaluation set, of all its columns and splits. BadInput where it holds none."""
+    """The texts of an evaluation set, of all its columns of words but labels, and of all splits, edited as the documents are.
+    BadInput where a part of it cannot be read, or it holds none."""
     fields = data.records.fields
-    columns = [name for name, kind in fields.items() if kind == "text"]
-    columns = columns or [name for name, kind in fields.items() if kind == "category"]
-    if not columns:
+    labels = [name for name, kind in fields.items() if kind == "category" and name.lower() in ANSWER_NAMES]
+    columns = [name for name, kind in fields.items() if kind in ("text", "category") and name not in labels]
+    held, words = Held(settings.overlap), 0
+    for batch in batches(data.records, columns[0]) if columns else ():
+        if batch.faults:
+            raise BadInput(*(f"of the evaluation set {fault}" for fault in batch.faults.values()))
+        for column in columns:
+            texts = flat(edited([record[column] for record in batch.records], settings, {}))
+            words += len(texts.plain.words.first)
+            held.add(texts, np.asarray(batch.rows))
+    if not words:
         raise BadInput(
             f"{data.name} holds no texts, so nothing of it can be kept out", hint="an evaluation set of texts"
         )
-    held = Held(settings.overlap)
-    for batch in batches(data.records, columns[0]):
-        for column in columns:
-            texts = edited([record[column] for record in batch.records], False, (), Counter())
-            held.add(flat(texts), np.asarray(batch.rows))
     return held

@@ -1,7 +1,7 @@
 """Personal data that rules can find for certain enough, and the marks that are written in their place.
 
 1. A Korean resident number must begin with a date; with its hyphen that is enough, since numbers given out from October 2020
-   have no check digit; without it the check digit must be right.
+   have no check digit; without it the check digit must be right, which is another one for foreigners.
 2. A card number must pass the check of Luhn and begin as cards do. 3. Of addresses in the network only public ones count.
 4. A name is found where someone is spoken of by it: a Korean surname and two syllables before 씨, a title in English before
    words with capitals. Other names are not found; whoever needs that needs a model and a person.
@@ -17,14 +17,17 @@ SURNAMES = (
     "김이박최정강조윤장임한오서신권황안송류전홍고문양손배백허유남심노하곽성차주우구민진지엄채원천방공현함변염여추도소석선설마"
     "길연위표명기반왕금옥육인맹제모탁국어은편용예봉경사부"
 )
+DASH = r" ?[-–.]? ?"
 PATTERNS = {
-    "email": r"[A-Za-z0-9][A-Za-z0-9._%+-]*@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
-    "resident": r"(?<!\d)\d{6} ?-? ?[1-8]\d{6}(?!\d)",
-    "card": r"(?<![\d-])[2-6]\d{3}([ -]?)\d{4}\1\d{4}\1\d{1,7}(?![\d-])|(?<![\d-])3[47]\d{2}([ -]?)\d{6}\2\d{5}(?![\d-])",
-    "phone": r"(?<![\d-])(?:(?:\+82[ .-]?|0)(?:10|1[16-9])[ .-]?\d{3,4}[ .-]?\d{4}"
-    r"|(?:\+82[ .-]?|0|\(0)(?:2|[3-6]\d|70|50\d?|80)(?:\)[ .-]?|[ .-])\d{3,4}[ .-]\d{4}"
-    r"|\+[1-9]\d{0,2}[ .-]?\(?\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}|\(?[2-9]\d{2}\)?[ .-][2-9]\d{2}[ .-]\d{4})(?![\d-])",
-    "address": r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])",
+    "email": r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+    r"(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
+    "resident": rf"(?<![\d.])\d{{6}}{DASH}[1-8]\d{{6}}(?!\d)",
+    "card": r"(?<![\d.-])[2-6]\d{3}([ .-]?)\d{4}\1\d{4}\1\d{1,7}(?![\d-])|(?<![\d.-])3[47]\d{2}([ -]?)\d{6}\2\d{5}(?![\d-])",
+    "phone": rf"(?<![\d.])(?:(?:\+?82{DASH}(?:\(0\))?|0)(?:10|1[16-9]){DASH}\d{{3,4}}{DASH}\d{{4}}"
+    rf"|(?:\+?82{DASH}(?:\(0\))?|0|\(0)(?:2|[3-6]\d|70|50\d?|80)(?:\)|(?![\d])){DASH}\d{{3,4}}{DASH}\d{{4}}"
+    r"|\+[1-9]\d{0,2}[ .-]?\(?\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}"
+    r"|\([2-9]\d{2}\) ?[2-9]\d{2}[.-]\d{4}|[2-9]\d{2}-[2-9]\d{2}-\d{4})(?!\d|[.-]\d)",
+    "address": r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)",
     "name": rf"(?<![가-힣])[{SURNAMES}][가-힣]{{2}}(?= ?씨(?:[이가은는을를의도와과]|께|에게)?(?![가-힣]))"
     r"|(?<=\bMr\. )(?:[A-Z][a-z]+)(?: [A-Z][a-z]+)?|(?<=\bMs\. )(?:[A-Z][a-z]+)(?: [A-Z][a-z]+)?"
     r"|(?<=\bMrs\. )(?:[A-Z][a-z]+)(?: [A-Z][a-z]+)?|(?<=\bDr\. )(?:[A-Z][a-z]+)(?: [A-Z][a-z]+)?",
@@ -63,14 +66,20 @@ def is_resident(text: str) -> bool:
     except ValueError:
         return False
     weights = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
-    check = (11 - sum(weight * digit for weight, digit in zip(weights, digits)) % 11) % 10
-    return "-" in text or check == digits[12]
+    rest = sum(weight * digit for weight, digit in zip(weights, digits)) % 11
+    check = ((13 if digits[6] > 4 else 11) - rest) % 10
+    return not text.isdigit() or check == digits[12]
 
 
 def is_card(text: str) -> bool:
     digits = [int(digit) for digit in reversed(text) if digit.isdigit()]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]
     return 13 <= len(digits) <= 19 and (sum(digits[::2]) + sum(doubled)) % 10 == 0
+
+
+def is_phone(text: str) -> bool:
+    """Eight digits at least, and no date behind a sign."""
+    return sum(map(str.isdigit, text)) >= 8 and not re.search(r"(?:19|20)\d\d-\d\d-\d\d", text)
 
 
 def is_public(text: str) -> bool:
@@ -84,4 +93,5 @@ CHECKS: dict[str, Callable[[str], bool]] = dict.fromkeys(KINDS, lambda text: Tru
     "resident": is_resident,
     "card": is_card,
     "address": is_public,
+    "phone": is_phone,
 }

@@ -1,10 +1,12 @@
 """Documents in batches of about a million characters, in their order; one that cannot be read is told of, and is not the end."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from ...data import Record, Records
-from ...errors import BadInput, BadSettings, Refusal, propose
+from ...errors import BadInput, BadSettings, MissingExtra, Refusal, propose
 
 CHARACTERS = 2**20  # of a batch: what is computed of each then lies in a cache
 LONGEST = 2**26  # of a document
@@ -30,7 +32,9 @@ def column_of(records: Records, asked: str) -> str:
             f"only texts can be cleaned; these data hold {', '.join(odd)}",
             "data of texts, with labels or figures beside",
         )
-    texts = [name for name, kind in records.fields.items() if kind == "text"]
+    texts = text_columns(records)
+    if "removed_reason" in records.fields:
+        raise BadInput("these data were removed by a cleaning", hint="the folder of data that is above them")
     if asked and asked not in records.fields:
         raise BadSettings(f"there is no column '{asked}'; {propose(asked, records.fields)}")
     if asked and records.fields[asked] == "number":
@@ -42,6 +46,10 @@ def column_of(records: Records, asked: str) -> str:
             "these data hold no column of texts", "documents, or --text NAME where a column of words is meant"
         )
     return asked or longest(records, texts)
+
+
+def text_columns(records: Records) -> list[str]:
+    return [name for name, kind in records.fields.items() if kind == "text"]
 
 
 def longest(records: Records, texts: list[str]) -> str:
@@ -56,13 +64,26 @@ def longest(records: Records, texts: list[str]) -> str:
 
 
 def batches(records: Records, column: str) -> Iterator[Read]:
-    """All documents; how many at once follows the length of those before."""
+    """All documents, some CHARACTERS of them at once, one at least; how many are read together follows from those before."""
     start, size = 0, FIRST
     while start < len(records):
         rows = range(start, min(start + size, len(records)))
-        yield (batch := shortened(read(records, rows), column))
-        long = sum(len(record[column]) for record in batch.records) / len(rows)
+        found = shortened(read(records, rows), column)
+        yield from cut(found, column)
+        long = sum(len(record[column]) for record in found.records) / len(rows)
         start, size = rows.stop, max(1, min(MOST, 4 * size, int(CHARACTERS / max(long, 1))))
+
+
+def cut(batch: Read, column: str) -> Iterator[Read]:
+    """The same in parts of CHARACTERS, but for a document that has more by itself."""
+    ends = list(accumulate(len(record[column]) for record in batch.records))
+    first = 0
+    while first < len(ends):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, bisect_right(ends, before + CHARACTERS))
+        faults = {place - first: fault for place, fault in batch.faults.items() if first <= place < last}
+        yield Read(batch.rows[first:last], batch.records[first:last], faults)
+        first = last
 
 
 def shortened(batch: Read, column: str) -> Read:
@@ -76,9 +97,11 @@ def shortened(batch: Read, column: str) -> Read:
 
 
 def read(records: Records, rows: range) -> Read:
-    """Some documents; where one cannot be read, each by itself."""
+    """Some documents; where one cannot be read, each by itself. BadInput where a library is missing: all would be lost."""
     try:
         return Read(rows, texts_alone(records.list(slice(rows.start, rows.stop)), records), {})
+    except MissingExtra:
+        raise
     except BadInput:
         each = [read_one(records, row) for row in rows]
     faults = {place: fault for place, (_, fault) in enumerate(each) if fault}
@@ -89,6 +112,8 @@ def read_one(records: Records, row: int) -> tuple[Record, str]:
     """(a record, ""), or (what can be had of it, why it could not be read)."""
     try:
         return records[row], ""
+    except MissingExtra:
+        raise
     except BadInput as error:
         return {name: beside(records, row, name) for name in records.fields}, " ".join(error.faults)
 

@@ -5,7 +5,8 @@ Gopher: Rae et al. (arXiv:2112.11446, appendix A1). C4: Raffel et al. (arXiv:191
 1. Words are what stands between white space, and runs of words those of the normalized text.
 2. Korean has shorter words, and no stop words that stand alone: it is asked for words that end as its particles and verbs do.
 3. Of runs of five to ten words the characters of the repeats count, those of the first time do not.
-4. Of C4 the rule that a line must end with a mark is left out, as FineWeb leaves it out: Korean pages would lose half.
+4. Of C4 the rule that a line must end with a mark is left out, as FineWeb leaves it out: Korean pages would lose half; so are its
+   list of bad words, and lines of few words, which stay in a page that has better ones.
 5. Two rules are ours and hold for short texts as well: enough of the characters are letters, and few of these repeat one letter.
 
 Letters: D documents, W words.
@@ -100,6 +101,7 @@ def run_share(texts: Flat) -> np.ndarray:
     """Of characters that are letters in a run of RUN or more of the same."""
     same = np.zeros(len(texts.codes), bool)
     same[1:] = (texts.codes[1:] == texts.codes[:-1]) & (texts.kinds[1:] & LETTER > 0)
+    same[texts.starts[:-1][texts.starts[:-1] < len(same)]] = False  # what stands before is another document's
     runs = texts.spans(same)
     long = runs.chosen(runs.lengths >= RUN - 1)
     return over(texts.tally(long, long.lengths + 1), characters(texts))
@@ -125,10 +127,11 @@ def words_with_letters(texts: Flat) -> np.ndarray:
 
 
 def function_words(texts: Flat) -> np.ndarray:
-    """Of the eight English ones, and Korean words of two or more characters that end as particles and verbs do."""
+    """Different ones: of the eight English ones, and Korean words of two or more characters that end as particles and verbs do."""
     plain = texts.plain
     ends = among(plain.codes[plain.words.last - 1], ENDINGS) & (plain.words.lengths > 1)
-    return texts.tally(plain.words, ends | np.isin(plain.word_hashes, stop_words()))
+    some = plain.words.chosen(ends | np.isin(plain.word_hashes, stop_words()))
+    return texts.tally(some, ~again(plain, some))
 
 
 @cache

@@ -56,15 +56,16 @@ class Tally:
         self.characters_kept += sum(len(record[self.column]) for record in decided.part.kept)
         self.lengths += Counter(np.log2(np.maximum(lengths[stays], 1)).astype(int).tolist())
         self.languages += Counter(LANGUAGES[code] for code in batch.languages[stays].tolist())
-        self.edits += batch.counts
+        for place, counts in batch.counts.items():
+            self.edits += counts if stays[place] else Counter()
         self.edits["documents with repeated lines"] += decided.shortened
         for one in decided.part.removed:
             self.reasons[one["removed_reason"]] += 1
             some = self.examples.setdefault(one["removed_reason"], [])
             if len(some) < EXAMPLES:
                 some.append({"detail": one["removed_detail"], "text": one[self.column][:SHOWN]})
-        for record in decided.part.kept:
-            self.look(record)
+        for place in np.flatnonzero(stays).tolist():
+            self.look(batch.records[place])
 
     def look(self, record: dict[str, Any]) -> None:
         """Years and classes of a document that is kept."""
@@ -85,7 +86,7 @@ class Tally:
         self.report.update(
             summary=f"{self.kept:,} of {self.read:,} documents kept, {self.characters_kept:,} characters",
             documents={"read": self.read, "kept": self.kept, "removed": self.read - self.kept},
-            characters={"read": self.characters_read, "kept": self.characters_kept},
+            characters={"judged": self.characters_read, "kept": self.characters_kept},
             removed=removed,
             edited={name: count for name, count in self.edits.items() if count},
             rules={
@@ -135,7 +136,9 @@ class Tally:
         name = self.reasons.most_common(1)[0][0]
         if name == "language":
             return "--languages all"
-        if name in {rule.name for rule in chosen(self.settings.rules, {})}:
+        if name in {rule.name for rule in chosen("short", {})}:
+            return f"--limits {name}=NUMBER, or --rules none"
+        if name in {rule.name for rule in chosen("web", {})}:
             return f"--rules short, or --limits {name}=NUMBER"
         return "other documents"
 

@@ -1,15 +1,22 @@
 """What can be set of a cleaning."""
 
+import math
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from ...data import Records
+from ...errors import BadSettings
 from ...operation import Settings as Base
 from .personal import KINDS
 from .reading import read
-from .rules import RULES
+from .rules import RULES, chosen
+
+
+def is_bound(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
 
 MASKED = ",".join(kind for kind in KINDS if kind != "name")
 SAMPLE, LONG = 1000, 40  # documents looked at, and how many words half of them must have to be pages
@@ -43,7 +50,7 @@ class Settings(Base):
     @classmethod
     def known_rules(cls, value: dict) -> dict:
         names = [rule.name for rule in RULES]
-        wrong = [name for name, limit in value.items() if name not in names or not isinstance(limit, (int, float))]
+        wrong = [name for name, limit in value.items() if name not in names or not is_bound(limit)]
         if wrong:
             raise ValueError(f"no rule and number is {', '.join(map(repr, wrong))}; rules: {', '.join(names)}")
         return value
@@ -60,3 +67,20 @@ def resolved(settings: Settings, records: Records, column: str) -> Settings:
     some = records.some(SAMPLE)
     words = [len(record[column].split()) for record in read(some, range(len(some))).records]
     return settings.model_copy(update={"rules": "web" if words and np.median(words) >= LONG else "short"})
+
+
+def require_effect(settings: Settings) -> None:
+    """BadSettings for what could change nothing. `settings`: with `auto` made plain."""
+    known = [rule.name for rule in chosen(settings.rules, {})]
+    faults = [
+        f"'limits' has no effect on '{name}': that is no rule of the set '{settings.rules}'"
+        for name in settings.limits
+        if name not in known
+    ]
+    faults += [
+        f"'{name}' has no effect where no near copies are looked for"
+        for name in ("rows", "shingle")
+        if not settings.bands and settings.changed(name)
+    ]
+    if faults:
+        raise BadSettings(*faults, hint=f"leave it out; the rules are {', '.join(known) or 'none'}")
