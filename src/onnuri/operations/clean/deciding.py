@@ -53,6 +53,9 @@ def decided(batch: Judged, column: str, memory: Memory, settings: Settings) -> D
     reasons, numbers = dict(batch.reasons), np.asarray(batch.rows)
     alive = living(reasons, len(numbers))
     mark(reasons, alive, earlier(memory.texts, batch.wholes[alive], numbers[alive]), "copy", "the same text")
+    first = living(reasons, len(numbers))
+    near = near_copies(batch.keys, first[batch.worded[first]], numbers, memory)
+    mark(reasons, first[batch.worded[first]], near, "near_copy", "much the same words")
     alive = living(reasons, len(numbers))
     lines = long_lines(batch.texts, alive) if settings.lines else batch.texts.lines.chosen(np.zeros(0, np.int64))
     keys = batch.texts.hashes(lines)
@@ -67,7 +70,7 @@ def decided(batch: Judged, column: str, memory: Memory, settings: Settings) -> D
             break
         failed = now
     reasons |= found.reasons
-    remember(memory, batch, living(reasons, len(numbers)), alive, lines, keys, found)
+    remember(memory, batch, living(reasons, len(numbers)), first, lines, keys, found)
     changed = {place: text for place, text in found.changed.items() if place not in reasons}
     return Decided(part_of(batch, column, changed, reasons), reasons, len(changed))
 
@@ -77,6 +80,15 @@ def living(reasons: dict[int, Reason], count: int, among: np.ndarray | None = No
     mask = np.ones(count, bool)
     mask[list(reasons)] = False
     return np.flatnonzero(mask) if among is None else among[mask[among]]
+
+
+def near_copies(keys: np.ndarray, places: np.ndarray, numbers: np.ndarray, memory: Memory) -> np.ndarray:
+    """(P,): an earlier document that each of `places` (P,) is much like, -1 where none is. `keys` (D, bands)."""
+    bands = keys.shape[1]
+    if not bands:
+        return np.full(len(places), -1)
+    owners = earlier(memory.bands, keys[places].ravel(), np.repeat(numbers[places], bands))
+    return owners.reshape(-1, bands).max(1)
 
 
 def mark(reasons: dict[int, Reason], places: np.ndarray, owners: np.ndarray, name: str, detail: str) -> None:
@@ -99,26 +111,30 @@ def settled(batch: Judged, alive: np.ndarray, changed: dict[int, str], memory: M
     if changed:
         for place, one in faults_of(texts, languages(texts), settings).items():
             reasons.setdefault(int(places[place]), Reason(one.name, f"{one.detail}, without its repeated lines"))
-    able = living(reasons, len(numbers), alive)
-    able = able[spoken[able]]
-    if settings.bands:
-        owners = earlier(memory.bands, keys[able].ravel(), np.repeat(numbers[able], settings.bands))
-        mark(reasons, able, owners.reshape(-1, settings.bands).max(1), "near_copy", "much the same words")
+        able = living(reasons, len(numbers), alive)
+        able = able[spoken[able]]
+        near = near_copies(keys, able, numbers, memory)
+        new = np.isin(able, places)
+        mark(reasons, able[new], near[new], "near_copy", "much the same words but for repeated lines")
     return Settled(changed, reasons, wholes, keys)
 
 
 def remember(
-    memory: Memory, batch: Judged, kept: np.ndarray, alive: np.ndarray, lines: Spans, keys: np.ndarray, found: Settled
+    memory: Memory, batch: Judged, kept: np.ndarray, first: np.ndarray, lines: Spans, keys: np.ndarray, found: Settled
 ) -> None:
     """What later documents are compared with: texts as they came, and of those that are `kept` as they are now, and their lines;
-    bands of the near copies of these as well."""
-    numbers = np.asarray(batch.rows)
-    memory.texts.first(batch.wholes[alive], numbers[alive])
+    bands of the near copies of these as well. `first`: places of all that are no copies word for word."""
+    numbers, bands = np.asarray(batch.rows), found.keys.shape[1]
+    memory.texts.first(batch.wholes[first], numbers[first])
     memory.texts.first(found.wholes[kept], numbers[kept])
     stay = np.isin(lines.owner, kept)
     memory.lines.first(keys[stay], numbers[lines.owner[stay]])
-    like = [place for place in alive.tolist() if place not in found.reasons or found.reasons[place].name == "near_copy"]
-    memory.bands.first(found.keys[like].ravel(), np.repeat(numbers[like], found.keys.shape[1]))
+    lost = [place for place, one in found.reasons.items() if one.name != "near_copy"]
+    like = np.setdiff1d(first, lost)
+    like = like[batch.worded[like]]
+    memory.bands.first(batch.keys[like].ravel(), np.repeat(numbers[like], bands))
+    if found.changed:
+        memory.bands.first(found.keys[kept].ravel(), np.repeat(numbers[kept], bands))
 
 
 # --------------------------------------------------------------------------------------------------------------- lines
