@@ -49,6 +49,10 @@ def test_train_and_evaluate_as_processes(tmp_path):
 SETTINGS = {"train": ["--steps", "3"], "adapt": ["--steps", "3"], "distill": ["--steps", "3", "--size", "0.5"]}
 
 
+TAKERS = [name for name in registry.entries("operations") if "model" in registry.operation(name).takes]
+"""Operations on models; the others are on data alone."""
+
+
 @pytest.fixture(scope="module")
 def begin(model, tmp_path_factory):
     """operation -> the words that name its models: an adapter to bake, a baked model to unbake, a second one to merge."""
@@ -69,7 +73,7 @@ def begin(model, tmp_path_factory):
     return words
 
 
-@pytest.mark.parametrize("name", [*registry.entries("operations")])
+@pytest.mark.parametrize("name", TAKERS)
 def test_every_operation_has_the_same_form(name, begin, tmp_path):
     operation = registry.operation(name)
     out = tmp_path / ("out.jsonl" if operation.gives == "records" else "out")
@@ -85,7 +89,7 @@ def test_every_operation_has_the_same_form(name, begin, tmp_path):
         assert life[0] == "train" and life[1:-1] in ([], ["adapt"], ["adapt", "bake"]) and life[-1] == name
 
 
-@pytest.mark.parametrize("name", [*registry.entries("operations")])
+@pytest.mark.parametrize("name", TAKERS)
 def test_json_is_one_value_and_nothing_else(name, begin, tmp_path):
     out = tmp_path / ("out.jsonl" if registry.operation(name).gives == "records" else "out")
     done = onnuri(name, *begin(name), "--data", "builtin:iris", *SETTINGS.get(name, []), "--out", out, "--json")

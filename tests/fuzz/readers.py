@@ -146,7 +146,7 @@ def read_recipe(path: Path) -> None:
     with chdir(path.parent):
         found = recipe.read_recipe(path.name, {})
         recipe.check_settings(list(found.steps))
-    if not found.steps or not isinstance(found.data, str):
+    if not found.steps or not all(isinstance(step.inputs["data"], str) for step in found.steps):
         raise Invalid("a recipe without steps")
 
 
@@ -268,6 +268,7 @@ READERS = {
                 ("text_classifier", "tokenizer_config.json", json_form, 1),
                 ("causal_lm", "config.json", json_form, 1),
                 ("causal_lm", "generation_config.json", json_form, 1),
+                ("masked_lm", "config.json", json_form, 1),
                 ("gpt2", "config.json", json_form, 1),
                 ("vit", "config.json", json_form, 1),
                 ("vit", "preprocessor_config.json", json_form, 1),
