@@ -37,10 +37,11 @@ def changed(records: Records, rows: list[int], fields: list[Record], added: dict
     """Rows of the source with other values in the fields that each record names; `added`: {field that is new: its type}."""
     names = [name for name in (fields[0] if fields else ()) if name not in added]
     frame = records.table(rows) if records.table else beside(records, rows, names)
-    texts = [pl.Series(name, [one[name] for one in fields], pl.String) for name in names]
-    return frame.with_columns(
-        *texts, *(pl.Series(name, [one[name] for one in fields], of) for name, of in added.items())
-    )
+    missing = {name: frame[name].is_null() for name in names}
+    kinds = dict.fromkeys(names, pl.String) | added
+    found = {name: pl.Series(name, [one[name] for one in fields], kind) for name, kind in kinds.items()}
+    found |= {name: found[name].set(missing[name] & (found[name] == ""), None) for name in names}
+    return frame.with_columns(*found.values())
 
 
 def beside(records: Records, rows: list[int], names: list[str]) -> pl.DataFrame:

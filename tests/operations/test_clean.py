@@ -545,7 +545,7 @@ def test_columns_stay_as_they_are(tmp_path, monkeypatch):
             "text": [
                 f"문서 하나가 여기에 길게 있습니다 {'가나다라마'[i % 5]}{'바사아자차'[i // 5 % 5]}" for i in range(40)
             ],
-            "note": [f"연락은 kim{i}@example.com 으로 해 주시면 고맙겠습니다" for i in range(40)],
+            "note": [None if i == 4 else f"연락은 kim{i}@example.com 으로 해 주시면 고맙겠습니다" for i in range(40)],
             "day": [date(2024, 1, 1 + i % 28) for i in range(40)],
             "right": [None if i == 3 else i % 2 == 0 for i in range(40)],
             "tags": [["가", "나"]] * 40,
@@ -562,7 +562,8 @@ def test_columns_stay_as_they_are(tmp_path, monkeypatch):
     assert kept.schema == frame.schema and len(kept) == 25 and len(removed) == 15
     others = [name for name in frame.columns if name not in ("text", "note")]
     assert kept.select(others).equals(frame.head(25).select(others))
-    assert kept["note"].unique().to_list() == ["연락은 [email] 으로 해 주시면 고맙겠습니다"]
+    assert kept["note"][4] is None
+    assert kept["note"].drop_nulls().unique().to_list() == ["연락은 [email] 으로 해 주시면 고맙겠습니다"]
     assert removed["removed_row"].to_list() == list(range(25, 40))
 
 

@@ -148,6 +148,8 @@ def long_lines(texts: Flat, alive: np.ndarray) -> Spans:
 
 def without(texts: Flat, gone: Spans) -> dict[int, str]:
     """{place: the document without these lines} of all that have any."""
+    if not len(gone.first):
+        return {}
     edges = np.zeros(len(texts.codes) + 2, np.int64)
     np.add.at(edges, gone.first, 1)
     np.add.at(edges, np.minimum(gone.last + 1, texts.starts[gone.owner + 1]), -1)  # the end of the line goes as well

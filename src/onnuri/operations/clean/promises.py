@@ -9,7 +9,7 @@ from .copies import Owners, earlier
 from .flat import flat
 from .judging import held_of
 from .reading import batches, column_of
-from .settings import Settings
+from .settings import Settings, resolved
 
 
 def documents_lost(settings: Settings, inputs: dict[str, Any], result: Result) -> float:
@@ -33,7 +33,8 @@ def held_out_kept(settings: Settings, inputs: dict[str, Any], result: Result) ->
     """How many of what was kept hold what the evaluation set holds."""
     if inputs.get("against") is None:
         return None
-    held = held_of(inputs["against"], settings)
+    column = column_of(inputs["data"].records, settings.text)
+    held = held_of(inputs["against"], resolved(settings, inputs["data"].records, column))
     return float(sum(int((held.rows(texts) >= 0).sum()) for texts, _ in texts_of(settings, inputs, result)))
 
 
