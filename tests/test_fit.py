@@ -322,3 +322,20 @@ def test_the_type_is_chosen_by_the_cost_of_the_first_batch(large, kind, monkeypa
     monkeypatch.setattr(speed, "LARGE", large)
     objective, records = squares()
     assert fit(objective, records, None, FitSettings(steps=8, batch_size=16), Quiet(), True).pace["precision"] == kind
+
+
+def test_a_processor_without_bf16_looks_in_fp32_or_says_what_it_cannot(monkeypatch):
+    from onnuri.errors import BadSettings
+    from onnuri.fit import speed
+
+    monkeypatch.setattr(speed.peaks, "native_bf16", lambda device: False)
+    cpu, matrix = torch.device("cpu"), torch.ones(4, 4)
+    with speed.any_types(cpu, False):
+        assert (matrix @ matrix).dtype == torch.float32
+    with (
+        pytest.raises(BadSettings, match="cannot compute this net in bf16: no such kernel"),
+        speed.any_types(cpu, True),
+    ):
+        raise RuntimeError("no such kernel. Run with ONEDNN_VERBOSE")
+    with pytest.raises(RuntimeError), speed.any_types(cpu, False):
+        raise RuntimeError("another fault")

@@ -18,7 +18,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..costs import count as costs
-from ..costs import peaks
 from ..data import Records
 from ..errors import BadSettings, BrokenPromise
 from ..family import Batch, mix
@@ -346,11 +345,7 @@ class Loop:
         share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
         self.seed(0, 0, 0)
         objective.net.eval()  # looking must not move batch-norm statistics
-        native = peaks.native_bf16(
-            self.device
-        )  # elsewhere not every kernel has a form in bf16: recurrent ones have none
-        any_types = torch.autocast(self.device.type, torch.bfloat16, enabled=native or self.bf16)
-        with torch.no_grad(), any_types, costs.watched() as watch:
+        with torch.no_grad(), speed.any_types(self.device, self.bf16), costs.watched() as watch:
             for player in objective.parts:
                 objective.loss(batch, player)
         if not objective.companions:  # they have no backward pass

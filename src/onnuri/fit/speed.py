@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import attention, machine
 from ..costs import peaks
+from ..errors import BadSettings
 from ..family import Batch
 from ..operation import Log
 
@@ -31,6 +32,21 @@ def prepare() -> None:
     """What a training sets for the whole process, from now on."""
     machine.keep_memory()
     attention.hasten()
+
+
+@contextmanager
+def any_types(device: torch.device, asked: bool) -> Iterator[None]:
+    """Inside, a product may be in bf16 whatever its inputs are: where the processor has it, or where it was `asked` for. Elsewhere
+    not every kernel has a form in bf16, an LSTM for one: BadSettings then."""
+    native = peaks.native_bf16(device)
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=native or asked):
+            yield
+    except RuntimeError as error:
+        if native or not asked:
+            raise
+        why = str(error).partition(".")[0]
+        raise BadSettings(f"this processor cannot compute this net in bf16: {why}", hint="--precision auto") from error
 
 
 def bf16_pays(flops: float, device: torch.device) -> bool:
