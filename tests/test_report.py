@@ -221,11 +221,11 @@ def test_a_broken_promise_is_said_first():
 )
 def test_the_first_sentence(first, last, words):
     measured = [("a", measurement(first[0], 4) | {"bytes": first[1]}), ("b", measurement(*last))]
-    assert report.headline(measured, 2, 1.0)[0].replace("\u00a0", " ") == words
+    assert report.headline(measured, [{"found": {}}] * 2, 1.0)[0].replace("\u00a0", " ") == words
 
 
 def test_the_first_sentence_with_less():
-    said = lambda *measured: report.headline(list(measured), 1, 90)[0].replace("\u00a0", " ")  # noqa: E731
+    said = lambda *measured: report.headline(list(measured), [{"found": {}}], 90)[0].replace("\u00a0", " ")  # noqa: E731
     assert said() == "1 step, 1 min 30 s"
     assert said(("a", measurement(18.31, 131e6, "perplexity", "down"))) == "131 MB, perplexity 18.3"
     other = said(("a", measurement(0.9, 1000)), ("b", measurement(18.3, 1000, "perplexity", "down")))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...data import ANSWER_NAMES, Records
-from .deciding import Decided
+from .deciding import LONG_LINE, Decided
 from .judging import Judged, orders
 from .language import LANGUAGES
 from .rules import chosen
@@ -93,6 +93,7 @@ class Tally:
                 "set": asked.rules,
                 "bounds": {rule.name: bounds(rule) for rule in chosen(asked.rules, asked.limits)},
             },
+            repeated_lines_from=LONG_LINE if asked.lines else None,
             near_copies_from=round(orders(asked).likeness, 3) if asked.bands else None,
             languages=dict(self.languages.most_common()),
             scores=self.scores(),
