@@ -17,7 +17,7 @@ from readers import CORPUS, READERS, Reader
 from onnuri import registry
 from onnuri.errors import BadInput, OnnuriError
 
-INPUTS = int(os.environ.get("ONNURI_FUZZ", "3000"))
+INPUTS = int(os.environ.get("ONNURI_FUZZ", "2000"))
 SHARES = shares(INPUTS, list(READERS))
 
 
