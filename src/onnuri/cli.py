@@ -54,13 +54,13 @@ def command() -> None:
 
 def operation_command(name: str) -> click.Command:
     """`onnuri NAME [MODEL] --data D [--setting value ...] --out DIR [--json]`."""
+    from .opening import is_whole
+
     operation = registry.operation(name)
     others = [role for role in operation.takes if role not in ("model", "data")]
     params: list[click.Parameter] = []
     if "model" in operation.takes:
         params.append(click.Argument(["model"], required=not operation.takes["model"].endswith("?")))
-    from .opening import is_whole
-
     whole = is_whole(operation.takes["data"])
     params.append(
         click.Option(
@@ -102,7 +102,9 @@ READING = [
 
 def told(role: str, kind: str) -> str:
     """The help for an input beside the model and the data."""
-    if kind.startswith("data whole"):
+    from .opening import is_whole
+
+    if is_whole(kind):
         return "an evaluation set, none of which may be kept"
     return "more data, without answers" if kind.startswith("data") else f"folder of the {role}"
 

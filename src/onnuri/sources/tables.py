@@ -48,7 +48,7 @@ def shards_of(folder: Path) -> dict[str, list[Path]]:
 
 def read_shards(shards: dict[str, list[Path]]) -> tuple[Records, dict[str, Sequence[int]]]:
     """All splits as one table; divided as they are where there are data to train with and to test with."""
-    order = [name for name in ("train", "validation", "test") if name in shards]
+    order = [name for name in SPLITS if name in shards]
     order += [name for name in shards if name not in order]
     tables = {name: [scan(path) for path in shards[name]] for name in order}
     folder = shards[order[0]][0].parent

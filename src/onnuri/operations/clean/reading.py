@@ -7,9 +7,9 @@ from itertools import accumulate
 
 from ...data import Record, Records
 from ...errors import BadInput, BadSettings, MissingExtra, Refusal, propose
+from ...sources.documents import LONGEST
 
 CHARACTERS = 2**20  # of a batch: what is computed of each then lies in a cache
-LONGEST = 2**26  # of a document
 FIRST, MOST = 64, 16_384  # documents of the first batch, and of any
 PLAIN = ("text", "category", "number")
 NAMES = ("text", "document", "content", "body")
