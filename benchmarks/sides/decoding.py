@@ -74,19 +74,17 @@ def torch_itself(kept: Path, form: str) -> Callable[[], list[int]]:
 
 def stepwise(folder: Path) -> Callable[[], list[int]]:
     """What Onnuri does on every runtime that keeps a memory but does not write by itself."""
-    from functools import partial
-
     import torch
 
-    from onnuri.families.decoding import continued_by
+    from onnuri.decoding import Chooser, written
     from onnuri.model import open_model
 
     model = open_model(folder)
-    step, prompt = partial(model.family.steps, model.net), list(range(1, PROMPT + 1))
+    writing, prompt = model.family.writing(model.net, model.assets), list(range(1, PROMPT + 1))
 
     def decode() -> list[int]:
         with torch.inference_mode():
-            return continued_by(step, [prompt], NEW, [], 0, [None], torch.device("cpu"))[0]
+            return written(writing, [prompt], NEW, Chooser([None], ()))[0]
 
     return decode
 

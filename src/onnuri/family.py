@@ -68,6 +68,46 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How a net writes an answer token by token. Tokens are numbers below the size of `outputs`' last axis."""
+
+    tokenizer: Any
+    """Of transformers: what the tokens written stand for."""
+
+    prompts: Callable[[Sequence[Record]], list[list[int]]]
+    """What is read before each answer is written, in tokens, however long."""
+
+    batch: Callable[[list[list[int]], list[list[int]]], Batch]
+    """(prompts, what is written after each) -> a batch that `step` reads from nothing; `predicted` at the last place alone."""
+
+    following: Callable[[list[list[int]]], Batch]
+    """Tokens that follow those a memory is of -> a batch; `predicted` at each of them."""
+
+    step: Callable[[Batch, Memory], tuple[Outputs, Memory]]
+    """The family's `steps` of this net, on whatever device it lies."""
+
+    alone: "Callable[[list[list[int]], int, Choose], None] | None"
+    """(prompts, most, choose): writes after each, `most` tokens or fewer up to one of `stops`, where the net or its library
+    goes on by itself; then nobody calls `step`."""
+
+    text: Callable[[Sequence[int]], str]
+    """What tokens stand for, marks left out."""
+
+    stops: tuple[int, ...]
+    """Any of these ends an answer."""
+
+    longest: int
+    """Tokens of a prompt and its answer together."""
+
+    most: int
+    """Tokens of an answer where nothing else is said."""
+
+
+Choose = Callable[["Tensor", Sequence[int]], "Tensor"]
+"""(logits (N, V), which of the answers they go on) -> (N, V), the largest of which is the token that is written next."""
+
+
+@dataclass(frozen=True)
 class Family:
     """A kind of model. Every fact is total: there is no optional member."""
 
@@ -123,6 +163,9 @@ class Family:
     steps: Callable[[nn.Module, Batch, Memory], tuple[Outputs, Memory]]
     """(net, batch, memory) -> (outputs of the batch's places, which follow those that the memory is of; the memory of both).
     An empty one again where the net keeps nothing, and has to read everything from the start: `reads_all`."""
+
+    writing: Callable[[nn.Module, Any], Writing | None]
+    """(net, assets) -> how it writes an answer token by token; None where an answer comes at once."""
 
     sample: Callable[[nn.Module, Any, Sequence[Record], Sequence[torch.Generator]], list[Record]]
     """(net, assets, records, generators) -> records with the answer's field and ANSWER_scores filled in."""
@@ -189,18 +232,12 @@ class Session(nn.Module):
         raise AssertionError("a runtime overrides this")
 
 
-Change = Callable[["Tensor"], "Tensor"]
-"""Logits (V,) -> logits (V,)."""
-
-
 class Decoder(Session):
     """A session that continues sequences of tokens by itself, keeping what it computed of those before."""
 
-    def continued(
-        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], changes: Sequence[Change | None]
-    ) -> list[list[int]]:
-        """The likeliest tokens after each prompt: at most `most`, the last of them one of `stops` where that came. `changes`:
-        what is done to the logits of a prompt before the largest is taken."""
+    def continued(self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], choose: "Choose") -> None:
+        """Go on from each prompt by what `choose` takes: at most `most` tokens, the last of them one of `stops` where that
+        came."""
         raise AssertionError("a runtime overrides this")
 
 
@@ -216,6 +253,10 @@ def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[
 
 def no_tokens(net: nn.Module, assets: Any) -> None:
     """The `vocabulary` of a family that reads no tokens."""
+
+
+def at_once(net: nn.Module, assets: Any) -> None:
+    """The `writing` of a family whose answers come at once."""
 
 
 def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:

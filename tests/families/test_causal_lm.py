@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from onnuri.data import records_of
+from onnuri.decoding import Chooser, by_library, padded, written
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families import vocabulary, widths
 from onnuri.families.causal_lm import FAMILY, columns_of
-from onnuri.families.decoding import aligned, continued_by, disturbed, generated, padded
 from onnuri.families.nats import Nats
-from onnuri.families.next_token import Assets, collate, keys_and_values, outputs, steps
+from onnuri.families.next_token import Assets, aligned, collate, keys_and_values, outputs, steps, writing
 from onnuri.family import Generators, Session
 
 LM = FAMILY
@@ -306,18 +306,18 @@ def test_a_continuation_is_the_same_with_and_without_memory(name, folders):
     """The library's own loop, ours with what a net keeps of the tokens before, and ours without, which reads all again."""
     net, assets = LM.read(folders[name], False)
     prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
-    rest = (prompts, 6, assets.stops, assets.pad)
+    ways = {
+        "kept": writing(net, assets),
+        "plain": replace(writing(net, assets), step=lambda batch, _: (outputs(net, batch), ())),
+        "library": replace(writing(net, assets), alone=partial(by_library, net, assets.stops, assets.pad)),
+    }
 
     def noise():
         return [None, *(generator(i) for i in range(1, len(prompts)))]
 
     with torch.no_grad():
-        library = generated(net, *rest, noise())
-        kept, plain = (
-            continued_by(step, *rest, noise(), torch.device("cpu"))
-            for step in (partial(steps, net), lambda batch, _: (outputs(net, batch), ()))
-        )
-    assert [ids[: ids.index(0) + 1] if 0 in ids else ids for ids in library] == kept == plain
+        found = {name: written(way, prompts, 6, Chooser(noise(), assets.stops)) for name, way in ways.items()}
+    assert found["library"] == found["kept"] == found["plain"]
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -343,9 +343,10 @@ def test_tokens_in_two_parts_give_what_they_give_at_once(name, folders):
 
 def test_a_token_is_drawn_by_its_probability():
     logits = torch.tensor([0.0, 1.0, 2.0])
-    found = disturbed(logits.repeat(4000, 1), [generator(i) for i in range(4000)]).argmax(1).bincount() / 4000
+    chooser = Chooser([generator(i) for i in range(4000)], ())
+    found = chooser(logits.repeat(4000, 1), range(4000)).argmax(1).bincount() / 4000
     torch.testing.assert_close(found, logits.softmax(0), rtol=0, atol=4 * math.sqrt(0.25 / 4000))  # four deviations
-    assert torch.equal(disturbed(logits[None], [None]), logits[None])
+    assert torch.equal(Chooser([None], ())(logits[None], [0]), logits[None])
 
 
 def test_from_nothing_each_record_draws_its_own_text(started):
@@ -525,15 +526,17 @@ def test_a_net_that_counts_places_itself_keeps_no_memory_here():
 def test_prompts_are_read_a_few_at_a_time(folders, monkeypatch):
     net, assets = LM.read(folders["llama"], False)
     prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
-    rest = (prompts, 5, assets.stops, assets.pad, [None] * len(prompts), torch.device("cpu"))
-    read = []
+    read, usual = [], writing(net, assets)
 
     def step(batch, memory):
         read.append(len(batch["input_ids"]))
-        return steps(net, batch, memory)
+        return usual.step(batch, memory)
+
+    def made():
+        return written(replace(usual, step=step), prompts, 5, Chooser([None] * len(prompts), assets.stops))
 
     with torch.no_grad():
-        many = continued_by(step, *rest)
-        monkeypatch.setattr("onnuri.families.decoding.AT_ONCE", 1)
-        few = continued_by(step, *rest)
+        many = made()
+        monkeypatch.setattr("onnuri.decoding.loop.AT_ONCE", 1)
+        few = made()
     assert many == few and read[:2] == [1, 3] and read[-8:].count(1) >= 4

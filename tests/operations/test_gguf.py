@@ -8,6 +8,7 @@ import torch
 
 from command import onnuri, refused
 from folders import save
+from onnuri.decoding import Chooser
 from onnuri.errors import Refusal
 from onnuri.model import open_model
 from onnuri.runtimes import gguf_file
@@ -108,6 +109,13 @@ def test_llama_cpp_answers_alike(folder, tmp_path, precision):
         assert torch_model.sample(prompts) == other.sample(prompts), "greedy tokens are equal"
 
 
+def continued(session, prompts, stops=()):
+    """12 tokens after each prompt."""
+    chooser = Chooser([None] * len(prompts), stops)
+    session.continued(prompts, 12, stops, chooser)
+    return [answer.tokens for answer in chooser.answers]
+
+
 @pytest.mark.parametrize("cells", [4096, 512])
 def test_texts_written_together_are_those_written_alone(tmp_path, monkeypatch, cells):
     """Of unlike lengths, of which some end before others; more than are written at once."""
@@ -119,9 +127,9 @@ def test_texts_written_together_are_those_written_alone(tmp_path, monkeypatch, c
     gguf_file.write(model.net, tokenizer(model.folder), tmp_path / "x.gguf", "fp32")
     session = runtime.GgufSession(tmp_path / "x.gguf")
     prompts = [[1, *range(5, 5 + count)] for count in (1, 4, 9, 2, 20)]
-    alone = [session.continued([prompt], 12, [], [None])[0] for prompt in prompts]
-    assert session.continued(prompts, 12, [], [None] * 5) == alone
+    alone = [continued(session, [prompt])[0] for prompt in prompts]
+    assert continued(session, prompts) == alone
     stop = alone[2][3]
-    ended = session.continued(prompts, 12, [stop], [None] * 5)
+    ended = continued(session, prompts, [stop])
     assert ended == [made[: made.index(stop) + 1] if stop in made else made for made in alone] and len(ended[2]) <= 4
-    assert session.continued([], 12, [], []) == []
+    assert continued(session, []) == []

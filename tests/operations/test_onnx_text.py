@@ -1,7 +1,5 @@
 """Language models as ONNX graphs: they go on from what they keep of a text, and their weights lie in codes of 4 and 8 bits."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,9 @@ from torch import nn
 import folders as F
 from onnuri import measure, plan, registry, run
 from onnuri.data import records_of
+from onnuri.decoding import Chooser, written
 from onnuri.errors import Refusal
-from onnuri.families.decoding import continued_by
-from onnuri.families.next_token import steps
+from onnuri.families.next_token import writing
 from onnuri.model import open_model, with_net, write_model
 from onnuri.operation import Quiet, Result
 from onnuri.weights.attach import pack, packed_weights
@@ -58,7 +56,7 @@ def exported(place):
 def continued(net, assets, count=12):
     prompts = [assets.tokenizer(text).input_ids for text in TEXTS]
     with torch.no_grad():
-        return continued_by(partial(steps, net), prompts, count, [], 0, [None] * len(prompts), torch.device("cpu"))
+        return written(writing(net, assets), prompts, count, Chooser([None] * len(prompts), ()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

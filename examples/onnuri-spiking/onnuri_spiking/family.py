@@ -18,7 +18,7 @@ from onnuri import hub
 from onnuri.data import Record, Records, records_of, required_answer
 from onnuri.errors import BadSettings, Refusal
 from onnuri.families import depth, labels
-from onnuri.family import Batch, Family, Outputs, no_tokens, on_any_runtime, reads_all, seeded
+from onnuri.family import Batch, Family, Outputs, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from onnuri.nets.pixels import Shape, guess_shape, to_tensor
 
 from .net import Design, SpikingNet
@@ -203,6 +203,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=lambda records, answers, assets: labels.label_scores(records, answers, assets.answer),
     headline=lambda assets: ("accuracy", "up"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import encoding
 from ..data import Record, Sound
+from ..decoding import Chooser, written
 from ..errors import Refusal
 from ..family import Batch, Family, Outputs, Session
 from ..model import Model, count_parameters, tensor_digest
@@ -161,6 +162,36 @@ def continuing(subject: Subject) -> str:
         (alone, _), _ = family.steps(net, {k: v[part] for k, v in batch.items()}, [tensor[part] for tensor in memory])
         require(gap(alone, after[part]) <= TOLERANCE, "what follows one record's memory depends on the others")
     return f"{len(memory)} tensors are kept of what was read"
+
+
+@torch.no_grad()
+def token_by_token(subject: Subject) -> str:
+    """`writing`: a prompt and what follows it are read alike at once and one after the other, a text in a batch as alone; and what
+    is written ends at a stop."""
+    model, rows = subject.model, subject.model.asked(four(subject))
+    writing = model.family.writing(model.net, model.assets)
+    if writing is None:
+        return "an answer comes at once"
+    prompts = [ids[: writing.longest // 2] for ids in writing.prompts(rows)]
+    require(all(prompts), "a prompt of no token: nothing says what is next")
+    require(writing.longest > writing.most > 0, "`longest` has no room for an answer")
+    first = Chooser([None] * len(rows), writing.stops)
+    made = written(writing, prompts, 4, first)
+    for row, ids in enumerate(made):
+        require(0 < len(ids) <= 4, f"{len(ids)} tokens were written where 4 were asked for")
+        require(not set(ids[:-1]) & set(writing.stops), "a token that ends an answer was written within one")
+        require(isinstance(writing.text(ids), str), "`text` must give a text")
+        alone = written(writing, [prompts[row]], 4, Chooser([None], writing.stops))[0]
+        require(alone == ids, "what is written after one prompt depends on the others")
+    if writing.alone is not None:
+        return f"writes by itself, {writing.longest} tokens at most"
+    (once, mask), _ = writing.step(writing.batch(prompts, [ids[:1] for ids in made]), ())
+    (_, place), memory = writing.step(writing.batch(prompts, [[] for _ in made]), ())
+    require(bool((mask.sum(1) == 1).all() & (place.sum(1) == 1).all()), "`batch` must ask at one place of each text")
+    if memory:
+        (then, there), _ = writing.step(writing.following([ids[:1] for ids in made]), memory)
+        require(gap(once[mask], then[there]) <= TOLERANCE, "a token that follows is read otherwise than at once")
+    return f"{writing.longest} tokens at most, {len(writing.stops)} end an answer"
 
 
 @torch.no_grad()
@@ -330,6 +361,7 @@ ANSWERING = {
     "sample": answers,
     "sample on any runtime": runtimes,
     "steps": continuing,
+    "writing": token_by_token,
     "encoding": described,
     "score and headline": scores,
     "like": same_design,

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from ..data import Records
+from ..decoding import padded
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
 from . import depth, fewer_tokens, next_token, sizes, texts, vocabulary, widths
-from .decoding import padded
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -248,6 +248,7 @@ FAMILY = Family(
     loss=next_token.loss,
     outputs=next_token.outputs,
     steps=next_token.steps,
+    writing=next_token.writing,
     sample=next_token.sample,
     score=next_token.score,
     headline=lambda assets: ("bits_per_byte", "down"),

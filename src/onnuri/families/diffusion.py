@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 from . import depth, sizes
 from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
@@ -288,6 +288,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=headline,

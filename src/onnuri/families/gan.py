@@ -21,7 +21,7 @@ from torch.nn.functional import softplus
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.dcgan import GROUPS, Gan, faults_of
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 from . import depth, sizes
@@ -232,6 +232,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=headline,

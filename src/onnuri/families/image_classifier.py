@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
@@ -332,6 +332,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=lambda assets: ("accuracy", "up"),

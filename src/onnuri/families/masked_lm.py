@@ -19,7 +19,7 @@ from torch import nn
 from .. import hub
 from ..data import Records
 from ..errors import BadInput, Refusal
-from ..family import Family, Vocabulary, reads_all
+from ..family import Family, Vocabulary, at_once, reads_all
 from . import depth, fewer_tokens, heads, masked_tokens, sizes, text_tokens, texts, vocabulary, widths
 from .masked_tokens import MASKED, Assets
 
@@ -151,6 +151,7 @@ FAMILY = Family(
     loss=masked_tokens.loss,
     outputs=masked_tokens.outputs,
     steps=reads_all(masked_tokens.outputs),
+    writing=at_once,
     sample=masked_tokens.sample,
     score=masked_tokens.score,
     headline=lambda assets: ("masked_cross_entropy", "down"),

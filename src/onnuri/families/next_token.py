@@ -11,7 +11,7 @@ Letters: B records, T tokens, V tokens in the vocabulary.
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Kind, Record
-from ..family import Batch, Decoder, Memory, Outputs, Session, on_any_runtime
-from .decoding import continued_by, disturbed, generated, padded
+from ..decoding import Chooser, by_library, padded, placed, written
+from ..family import Batch, Choose, Decoder, Memory, Outputs, Session, Writing, on_any_runtime
 from .nats import IGNORE, Nats
 
 PROMPT = "prompt"  # the field that is continued where the data has no column of prompts
@@ -62,11 +62,12 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     """input_ids, attention_mask, position_ids (B, T), padded on the right; `predicted` (B, T): the next token
     is asked for. With answers also labels (B, T), IGNORE where a token is not asked for."""
     answered = all(assets.answer in record for record in records)
-    coded = [encode(record, assets) if answered else (prompt_ids(record, assets), 0) for record in records]
+    if not answered:
+        asked = [shortened(prompt_ids(record, assets), assets.max_length) for record in records]
+        return placed(asked, assets.pad, last=True)
+    coded = [encode(record, assets) for record in records]
     batch = padded([ids for ids, _ in coded], assets.pad)
     lengths, places = batch["attention_mask"].sum(1, keepdim=True), batch["position_ids"]
-    if not answered:
-        return batch | {"predicted": places == lengths - 1}
     asked = (places >= torch.tensor([[first] for _, first in coded])) & (places < lengths)
     return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)), "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
 
@@ -84,7 +85,7 @@ def prompt_ids(record: Record, assets: Assets) -> list[int]:
     """What stands before the text: at least one token, and not the end that some tokenizers add."""
     ids = assets.tokenizer(record.get(assets.prompt or PROMPT) or "").input_ids
     ids = ids[:-1] if len(ids) > 1 and ids[-1] == assets.end else ids
-    return shortened(ids or [assets.end or 0], assets.max_length)
+    return ids or [assets.end or 0]
 
 
 def shortened(ids: list[int], room: int) -> list[int]:
@@ -206,9 +207,9 @@ def continued(
 ) -> list[tuple[str, dict]]:
     """(text, scores) of each: the likeliest tokens, or tokens drawn by its generator, at most max_new_tokens, up to one of
     `stops`."""
-    most = min(assets.max_new_tokens, assets.max_length - 1)
-    prompts = [shortened(prompt_ids(record, assets), assets.max_length - most) for record in records]
-    made = decoded_by(net, assets, prompts, most, drawn)
+    writes, most = writing(net, assets), min(assets.max_new_tokens, assets.max_length - 1)
+    prompts = [shortened(ids, assets.max_length - most) for ids in writes.prompts(records)]
+    made = written(writes, prompts, most, Chooser(drawn, writes.stops))
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
         (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
@@ -216,16 +217,47 @@ def continued(
     ]
 
 
-def decoded_by(
-    net: nn.Module, assets: Assets, prompts: list[list[int]], most: int, drawn: list[torch.Generator | None]
-) -> list[list[int]]:
-    """New tokens of each prompt, by whatever the net has for that."""
+def writing(net: nn.Module, assets: Assets) -> Writing:
+    """See Family.writing."""
+    return Writing(
+        tokenizer=assets.tokenizer,
+        prompts=lambda records: [prompt_ids(record, assets) for record in records],
+        batch=lambda prompts, made: placed([a + b for a, b in zip(prompts, made)], assets.pad, last=True),
+        following=lambda tokens: placed(tokens, assets.pad, last=False),
+        step=partial(stepped, net),
+        alone=alone(net, assets),
+        text=lambda ids: decoded(list(ids), assets),
+        stops=assets.stops,
+        longest=assets.max_length,
+        most=assets.max_new_tokens,
+    )
+
+
+def alone(net: nn.Module, assets: Assets) -> Callable[[list[list[int]], int, Choose], None] | None:
+    """See Writing.alone."""
     if isinstance(net, Decoder):
-        changes = [each and (lambda logits, each=each: disturbed(logits[None], [each])[0]) for each in drawn]
-        return net.continued(prompts, most, assets.stops, changes)
+        return lambda prompts, most, choose: net.continued(prompts, most, assets.stops, choose)
     if isinstance(net, Session) or keys_and_values(net):
-        return continued_by(partial(steps, net), prompts, most, assets.stops, assets.pad, drawn, device_of(net))
-    return generated(net, prompts, most, assets.stops, assets.pad, drawn)
+        return None
+    return partial(by_library, net, assets.stops, assets.pad)
+
+
+def stepped(net: nn.Module, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+    """`steps` wherever the net lies; after texts of unlike lengths the memory is aligned."""
+    here = {name: value.to(device_of(net)) for name, value in batch.items()}
+    found, memory = steps(net, here, memory)
+    return found, aligned(memory) if memory and batch["input_ids"].shape[1] > 1 else memory
+
+
+def aligned(memory: Memory) -> Memory:
+    """The same, all sequences ending at the last place, so that what is added stands next to it: a window of attention that
+    slides counts places, whether anything is there or not. Of which places are there (B, T), and tensors (B, heads, T, width)."""
+    there, *kept = memory
+    lengths, count = there.sum(1, keepdim=True), there.shape[1]
+    places = (torch.arange(count, device=there.device) + lengths) % count
+    if bool((lengths == count).all()):
+        return memory
+    return [there.gather(1, places), *(one.gather(2, places[:, None, :, None].expand_as(one)) for one in kept)]
 
 
 def device_of(net: nn.Module) -> torch.device:

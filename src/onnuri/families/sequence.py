@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
 from . import depth, sizes
 from .series import (
@@ -255,6 +255,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=lambda series: ("mse", "down"),

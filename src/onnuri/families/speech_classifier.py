@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, Sound, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
 from ..sounds import RATES, resampled
 from . import depth, heads, labels, sizes
@@ -361,6 +361,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=lambda assets: ("accuracy", "up"),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
 from ..nets.table_net import TableNet
 from . import depth, labels, sizes, tables
 from .tables import Table
@@ -220,6 +220,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=tables.score,
     headline=tables.headline,

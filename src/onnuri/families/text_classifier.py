@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, Size, Vocabulary, on_any_runtime, reads_all
+from ..family import Batch, Family, Outputs, Size, Vocabulary, at_once, on_any_runtime, reads_all
 from ..nets.ngram_net import NgramNet
 from . import depth, heads, labels, sizes, text_ngrams, text_tokens
 
@@ -167,6 +167,7 @@ FAMILY = Family(
     loss=loss,
     outputs=outputs,
     steps=reads_all(outputs),
+    writing=at_once,
     sample=sample,
     score=score,
     headline=lambda assets: ("accuracy", "up"),

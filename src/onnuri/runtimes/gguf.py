@@ -14,7 +14,7 @@ import torch
 
 from ..data import Records
 from ..errors import BadInput, needs_extra
-from ..family import Batch, Change, Decoder, Outputs
+from ..family import Batch, Choose, Decoder, Outputs
 from ..model import Model
 from ..operation import Log
 from ..runtime import Choice, Runtime
@@ -92,41 +92,42 @@ class GgufSession(Decoder):
             values[row, there] = torch.from_numpy(logits)
         return values, batch["predicted"]
 
-    def continued(
-        self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], changes: Sequence[Change | None]
-    ) -> list[list[int]]:
+    def continued(self, prompts: Sequence[Sequence[int]], most: int, stops: Sequence[int], choose: Choose) -> None:
         """So many at once as a context has room for."""
-        made: list[list[int]] = []
-        count = max(1, CELLS // room_for(max(map(len, prompts), default=0) + most))
-        while len(made) < len(prompts):
-            part = slice(len(made), len(made) + count)
+        done, longest = 0, max(map(len, prompts), default=0) + most
+        count = max(1, CELLS // room_for(longest))
+        while done < len(prompts):
+            part = range(done, min(done + count, len(prompts)))
             try:
-                made += self.together([list(prompt) for prompt in prompts[part]], most, set(stops), changes[part])
+                self.make_room(longest, len(part))
             except BadInput:  # no memory for so many at once
                 if count == 1:
                     raise
                 count //= 2
-        return made
+                continue
+            self.together([list(prompts[row]) for row in part], most, set(stops), part, choose)
+            done = part.stop
 
     def together(
-        self, prompts: list[list[int]], most: int, stops: set[int], changes: Sequence[Change | None]
-    ) -> list[list[int]]:
-        """The likeliest tokens after each prompt, up to one of `stops`: one more of every unfinished text in each batch."""
-        made: list[list[int]] = [[] for _ in prompts]
-        self.make_room(max(map(len, prompts)) + most, len(prompts))
+        self, prompts: list[list[int]], most: int, stops: set[int], rows: Sequence[int], choose: Choose
+    ) -> None:
+        """After each prompt, up to one of `stops`: one more token of every unfinished text in each batch. `rows`: what `choose`
+        calls the texts."""
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
         live, tokens, starts = list(range(len(prompts))), prompts, [0] * len(prompts)
-        while live:
+        for count in range(most):
             places = self.read(live, tokens, starts, everywhere=False)
-            for row, place in zip(live, places):
-                logits = np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, place), (self.num_tokens,))
-                change = changes[row]
-                best = logits if change is None else change(torch.from_numpy(logits.copy()))
-                made[row].append(int(best.argmax()))
-            live = [row for row in live if len(made[row]) < most and made[row][-1] not in stops]
-            tokens = [made[row][-1:] for row in live]
-            starts = [len(prompts[row]) + len(made[row]) - 1 for row in live]
-        return made
+            logits = np.stack([self.logits_at(place) for place in places])
+            found = choose(torch.from_numpy(logits), [rows[text] for text in live]).argmax(-1).tolist()
+            going = [(text, token) for text, token in zip(live, found) if token not in stops]
+            if not going:
+                break
+            live, tokens = [text for text, _ in going], [[token] for _, token in going]
+            starts = [len(prompts[text]) + count for text in live]
+
+    def logits_at(self, place: int) -> np.ndarray:
+        """(V,) at a place of the last batch: memory of the library's."""
+        return np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, place), (self.num_tokens,))
 
     def read(self, rows: list[int], tokens: list[list[int]], starts: list[int], everywhere: bool) -> list[int]:
         """Add tokens to these sequences, from these places on: where in the batch each one's last token stands. `everywhere`:

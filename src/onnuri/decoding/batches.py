@@ -1,0 +1,27 @@
+"""Sequences of tokens as the batches of a net that reads from left to right.
+
+Letters: B sequences, T tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..family import Batch
+
+
+def padded(sequences: Sequence[Sequence[int]], pad: int) -> Batch:
+    """input_ids, attention_mask, position_ids (B, T). Without positions some nets would count the padding."""
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences])
+    places = torch.arange(longest).repeat(len(sequences), 1)
+    mask = places < torch.tensor([[len(ids)] for ids in sequences])
+    return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": places}
+
+
+def placed(sequences: Sequence[Sequence[int]], pad: int, last: bool) -> Batch:
+    """The same and `predicted` (B, T): what comes next is asked after each token, or after the `last` alone."""
+    batch = padded(sequences, pad)
+    there = batch["attention_mask"].bool()
+    ends = batch["position_ids"] == there.sum(1, keepdim=True) - 1
+    return batch | {"predicted": ends if last else there}
