@@ -49,8 +49,13 @@ def test_train_and_evaluate_as_processes(tmp_path):
 SETTINGS = {"train": ["--steps", "3"], "adapt": ["--steps", "3"], "distill": ["--steps", "3", "--size", "0.5"]}
 
 
-TAKERS = [name for name in registry.entries("operations") if "model" in registry.operation(name).takes]
-"""Operations on models; the others are on data alone."""
+TEXT_ONLY = ("generate",)
+TAKERS = [
+    name
+    for name in registry.entries("operations")
+    if "model" in registry.operation(name).takes and name not in TEXT_ONLY
+]
+"""Operations on models, of tables too; the others are on data alone, or refuse what is no text."""
 
 
 @pytest.fixture(scope="module")

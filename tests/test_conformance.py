@@ -23,8 +23,8 @@ from onnuri.model import open_model
 QUICK = ("tabular", "sequence", "gan")
 """Families on which an operation takes a moment, unlike in what they ask, in their players and in their weights."""
 
-TEXTS = ("causal_lm", "text_classifier")
-"""Families whose data an operation on data alone can take."""
+OTHERS = {"clean": ("causal_lm", "text_classifier"), "generate": ("causal_lm", "tabular")}
+"""Families for operations that QUICK ones refuse in every way."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,7 @@ def place(tmp_path_factory) -> Path:
 def test_our_operations_pass(name, place, monkeypatch):
     """Whole columns are run by the test of the matrix; here each setting and each seed."""
     monkeypatch.setattr(torch, "compile", lambda loss, **_: loss)  # compiling takes longer than all the rest
-    on_models = any(not kind.startswith("data") for kind in registry.operation(name).takes.values())
-    families = QUICK if on_models else TEXTS
+    families = OTHERS.get(name, QUICK)
     trials = [Trial(registry.operation(name), Bench(family, place / family)) for family in families]
     found = [*carry_out(name, {"record": record}, registry.operation(name)), *carry_out(name, checks_of(trials), None)]
     assert not [f"{check.name}: {check.text}" for check in found if not check.passed]

@@ -102,11 +102,13 @@ READING = [
 
 def told(role: str, kind: str) -> str:
     """The help for an input beside the model and the data."""
-    from .opening import is_whole
+    from .opening import is_asked, is_whole
 
     if is_whole(kind):
         return "an evaluation set, none of which may be kept"
-    return "more data, without answers" if kind.startswith("data") else f"folder of the {role}"
+    if kind.startswith("data"):
+        return "more data, without answers" if is_asked(kind) else f"data for {role}, with answers"
+    return f"folder of the {role}"
 
 
 class Tolerant(click.Command):

@@ -74,6 +74,9 @@ class Writing:
     tokenizer: Any
     """Of transformers: what the tokens written stand for."""
 
+    question: str
+    """The field that is read before an answer is written."""
+
     prompts: Callable[[Sequence[Record]], list[list[int]]]
     """What is read before each answer is written, in tokens, however long."""
 

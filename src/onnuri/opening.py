@@ -39,7 +39,7 @@ def opened_models(
             found[role] = open_model(inputs[role])
     for model in found.values():
         for role, one in data.items():
-            asked = operation.gives == "records" or is_asked(operation.takes[role])
+            asked = is_asked(operation.takes[role]) or (operation.gives == "records" and role == "data")
             model.check(one.records, judged=not asked)
     return found
 

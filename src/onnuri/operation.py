@@ -65,6 +65,9 @@ class Result:
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    charts: list[str] = field(default_factory=list)
+    """Drawings of a report, as SVG, for its page."""
+
     bars: dict[str, dict[str, float]] = field(default_factory=dict)
     """{what was measured: {part of the model: value}}, to be drawn."""
 

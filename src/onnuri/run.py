@@ -68,7 +68,7 @@ def execute(
         with staging(out) as partial:
             if is_main_process():  # a process that was here a moment ago may have put its result there
                 plan.check_output(out, inputs.values())
-            if "data" not in inputs:  # require_inputs has seen to it that this can be done at rest
+            if "data" not in inputs and operation.at_rest is not None:
                 return transform_at_rest(operation, chosen, inputs, out, partial, quiet)
             carry_out = {"model": transform, "data": rewrite}.get(operation.gives, look)
             return carry_out(operation, chosen, inputs, out, partial, data_options or {}, quiet)
@@ -87,7 +87,8 @@ def require_inputs(
     faults += [
         f"'{name}' says how data are read and has no effect without --data" for name in options if "data" not in inputs
     ]
-    if operation.gives != "report" and out is None:
+    asked = operation.gives == "records" and "data" not in inputs  # one question: its answer may be shown
+    if operation.gives != "report" and out is None and not asked:
         result = "file of its answers" if operation.gives == "records" else "folder of its result"
         faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
@@ -122,12 +123,11 @@ def look(
         if overlap:
             log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
         result = operation.apply(settings, log, **found)
+    if result.records is not None and out is not None and partial is not None and is_main_process():
+        write_records(result.records, partial / f"result{out.suffix}")
+        appear(partial / f"result{out.suffix}", out)
     if result.records is not None:
-        assert out is not None and partial is not None
-        if is_main_process():
-            write_records(result.records, partial / f"result{out.suffix}")
-            appear(partial / f"result{out.suffix}", out)
-        return {"operation": operation.name, "records": len(result.records), "out": str(out)}
+        return answered(operation, result, log.warnings, out)
     report = {
         "operation": operation.name,
         "settings": settings.model_dump(),
@@ -139,6 +139,20 @@ def look(
         write_text(partial / "result", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         appear(partial / "result", out)
     return report
+
+
+def answered(operation: Operation, result: Result, warned: list[str], out: Path | None) -> dict[str, Any]:
+    """Where the records were written, and what is known of them all; without a place the records themselves."""
+    from .answers import jsonable
+
+    assert result.records is not None
+    return {
+        "operation": operation.name,
+        "records": len(result.records),
+        **({"out": str(out)} if out else {"answers": [jsonable(record) for record in result.records]}),
+        **({"report": result.report} if result.report else {}),
+        **({"warnings": warned} if warned and result.report else {}),
+    }
 
 
 def resolved(settings: Settings, inputs: dict[str, str], found: dict[str, Any]) -> Settings:

@@ -10,8 +10,12 @@ BAR, MOST_PARTS = 24, 5  # letters of the longest bar, and bars
 
 def result_text(result: dict[str, Any], out: str | None) -> str:
     """What one operation gave: a ledger line, a report, or where the records went."""
-    if "records" in result and "out" in result:
-        return f"{result['records']} answers written to {result['out']}"
+    if "out" in result and "records" in result:
+        return "\n".join(
+            [*told_lines(result.get("report") or {}), f"{result['records']} answers written to {result['out']}"]
+        )
+    if "answers" in result:
+        return "\n\n".join(map(answer_text, result["answers"]))
     if "promises" in result:
         lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace"))]
         lines += [*found_lines(result["found"])] if result.get("found") else bar_lines(result.get("bars") or {})
@@ -22,6 +26,30 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
     if "peak_memory_bytes_per_second" in result:
         return "\n".join([*cost_lines(result), *([f"written to {out}"] if out else [])])
     return f"written to {out}" if out else ""
+
+
+def told_lines(report: dict[str, Any]) -> list[str]:
+    """What is known of all answers together: a line for each figure."""
+    figures = {name: value for name, value in report.items() if not isinstance(value, dict)}
+    parts = {name: value for name, value in report.items() if isinstance(value, dict)}
+    lines = [
+        f"{name.replace('_', ' '):18} {value:.4g}"
+        if isinstance(value, float)
+        else f"{name.replace('_', ' '):18} {value:,}"
+        for name, value in figures.items()
+    ]
+    return lines + [
+        f"{name:18} {part.get('summary') or ', '.join(f'{value:,} {key}' for key, value in part.items())}"
+        for name, part in parts.items()
+    ]
+
+
+def answer_text(record: dict[str, Any]) -> str:
+    """An answer as a person reads it, and how sure the model is of it."""
+    scores = next((value for name, value in record.items() if name.endswith("_scores")), {})
+    text = record[next(name for name in record if f"{name}_scores" in record)]
+    told = ", ".join(f"{name} {value:.3g}" for name, value in scores.items() if isinstance(value, float))
+    return f"{'(withheld)' if text is None else text}\n  [{told}]"
 
 
 def measurement_lines(m: dict[str, Any] | None) -> list[str]:

@@ -134,8 +134,8 @@ def is_legal(operation: Operation, name: str, value: Any) -> bool:
     return True
 
 
-RESTLESS = {"learning_rate": 0.1, "epochs": 20, "batch_size": 16}
-"""Settings under which a training goes wrong, for those that watch over it."""
+RESTLESS = {"learning_rate": 0.1, "epochs": 20, "batch_size": 16, "temperature": 1.0}
+"""Settings under which a training goes wrong, for those that watch over it; and under which answers are drawn."""
 
 
 def has_effect(trials: list[Trial], name: str) -> str:

@@ -38,7 +38,7 @@ class Sampling:
 class Rule(Protocol):
     """What an answer must keep to."""
 
-    def allowed(self) -> Tensor:
+    def allowed(self, width: int) -> Tensor:
         """(V,) bool: tokens that may stand at the next place."""
         ...
 
@@ -118,7 +118,7 @@ class Chooser:
         if self.ended(row):
             return logits
         if answer.rule is not None:
-            logits = logits.masked_fill(~answer.rule.allowed(), -torch.inf)
+            logits = logits.masked_fill(~answer.rule.allowed(len(logits)), -torch.inf)
         found = self.disturbed(logits, answer, 0)
         if len(answer.nats):
             token = found.argmax()

@@ -221,6 +221,7 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
     """See Family.writing."""
     return Writing(
         tokenizer=assets.tokenizer,
+        question=assets.prompt or PROMPT,
         prompts=lambda records: [prompt_ids(record, assets) for record in records],
         batch=lambda prompts, made: placed([a + b for a, b in zip(prompts, made)], assets.pad, last=True),
         following=lambda tokens: placed(tokens, assets.pad, last=False),

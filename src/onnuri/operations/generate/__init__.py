@@ -1,0 +1,247 @@
+"""Write answers token by token: batched, with a draft, bound to a form, with log-probabilities and a confidence that is true."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data import Data, Record, Records
+from ...decoding import Chooser, Sampling, written
+from ...decoding.choosing import Answer
+from ...decoding.drafting import Tally, drafted
+from ...decoding.grammar import Bound, bound, require_form
+from ...errors import BadInput, BadSettings, Refusal
+from ...family import Generators, Writing
+from ...model import Model
+from ...operation import Log, Operation, Result
+from . import confidence
+from .settings import Settings
+
+CALIBRATED = 1024  # answers of which a temperature is fitted at most
+
+
+@dataclass
+class Task:
+    """How answers are written, by one model and perhaps a draft; and what was seen on the way."""
+
+    model: Model
+    writing: Writing
+    draft: Writing | None
+    settings: Settings
+    form: Bound | None
+    cut: int = 0
+    """Questions that were too long, and lost their middle."""
+
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def most(self) -> int:
+        return min(self.settings.max_new_tokens or self.writing.most, self.writing.longest - 1)
+
+    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
+        """The questions in tokens; of one that leaves no room for an answer the beginning and the end."""
+        room = self.writing.longest - self.most
+        whole = self.writing.prompts(records)
+        self.cut += sum(len(ids) > room for ids in whole)
+        return [ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]] for ids in whole]
+
+    def answers(self, records: Sequence[Record], first: int, temperatures: Sequence[float]) -> list[Answer]:
+        """`first`: the number of the first of these records among all."""
+        settings, keys = self.settings, range(first, first + len(records))
+        drawn = list(Generators(settings.seed, keys)) if settings.temperature else [None] * len(records)
+        rules = [self.form and self.form.copy() for _ in records]
+        sampling = Sampling(settings.temperature or 1.0, settings.top_k, settings.top_p)
+        chooser = Chooser(drawn, self.writing.stops, sampling, rules, temperatures, settings.logprobs)
+        if self.draft is None:
+            written(self.writing, self.prompts(records), self.most, chooser)
+        else:
+            seen = drafted(self.writing, self.draft, self.prompts(records), self.most, settings.ahead, chooser)
+            self.tally = Tally(self.tally.guessed + seen.guessed, self.tally.kept + seen.kept)
+        return chooser.answers
+
+    @torch.no_grad()
+    def all_answers(self, records: list[Record], temperatures: Sequence[float], log: Log, doing: str) -> list[Answer]:
+        found: list[Answer] = []
+        for start in range(0, len(records), self.settings.batch_size):
+            part = self.model.asked(records[start : start + self.settings.batch_size])
+            found += self.answers(part, start, temperatures)
+            log.progress(len(found), len(records), doing)
+        return found
+
+    def finished(self, answer: Answer) -> bool:
+        return bool(answer.tokens) and answer.tokens[-1] in self.writing.stops
+
+    def text(self, answer: Answer) -> str:
+        return self.writing.text(answer.tokens[:-1] if self.finished(answer) else answer.tokens)
+
+
+def apply(
+    settings: Settings,
+    log: Log,
+    model: Model,
+    data: Data | None = None,
+    draft: Model | None = None,
+    calibration: Data | None = None,
+) -> Result:
+    """Each record with its answer and, under ANSWER_scores, what is known of it: tokens, whether it came to an end, the
+    log-probability of all of it and the confidence."""
+    task = task_of(settings, model, draft)
+    records = questions(settings, task, data)
+    if calibration is not None and settings.changed("confidence_temperature"):
+        raise BadSettings(
+            "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
+        )
+    fit = fitted(task, calibration, log) if calibration is not None else None
+    heat = fit.temperature if fit else settings.confidence_temperature
+    began = time.perf_counter()
+    answers = task.all_answers(records, (1.0, heat), log, "answers written")
+    seconds = time.perf_counter() - began
+    found = [recorded(task, record, answer) for record, answer in zip(model.asked(records), answers)]
+    report = told(task, records, answers, found, seconds) | ({"calibration": facts(fit)} if fit else {})
+    warn(task, report, log)
+    return Result(records=found, report=report, charts=[confidence.picture(fit)] if fit else [])
+
+
+def task_of(settings: Settings, model: Model, draft: Model | None) -> Task:
+    """Refusal where an answer is not written token by token; BadInput where the draft speaks of other tokens."""
+    writing = writing_of(model)
+    if draft is None:
+        if settings.changed("ahead"):
+            raise BadSettings("'ahead' has no effect without a draft model", hint="--draft FOLDER")
+        return Task(model, writing, None, settings, form_of(settings, writing))
+    if draft.family.axis(draft.assets) != model.family.axis(model.assets):
+        raise BadInput(
+            "the draft writes other tokens than the model", hint="a draft that was trained with the model's tokenizer"
+        )
+    small = writing_of(draft)
+    if writing.alone is not None or small.alone is not None:
+        raise Refusal(
+            "what writes by itself cannot check a draft's guesses", "the folder before its export, or --to onnx"
+        )
+    return Task(model, writing, small, settings, form_of(settings, writing))
+
+
+def writing_of(model: Model) -> Writing:
+    found = model.family.writing(model.net, model.assets)
+    if found is None:
+        raise Refusal("this model does not write: its answer comes at once", "predict")
+    return found
+
+
+def form_of(settings: Settings, writing: Writing) -> Bound | None:
+    return bound(writing, require_form(*settings.form)) if settings.form else None
+
+
+def questions(settings: Settings, task: Task, data: Data | None) -> list[Record]:
+    """The records to answer: those of the data, or the one prompt."""
+    if data is not None and settings.prompt:
+        raise BadSettings("'prompt' stands in place of data, and has no effect beside them", hint="leave one out")
+    if data is not None:
+        return data.records.list()
+    if not settings.prompt:
+        raise BadSettings("nothing is asked", hint="--prompt TEXT, or --data with a column of questions")
+    return [{task.writing.question: settings.prompt}]
+
+
+# ------------------------------------------------------------------------------------------------------------- confidence
+
+
+def fitted(task: Task, calibration: Data, log: Log) -> confidence.Calibration:
+    """The temperature at which the answers to questions whose answers are known are as sure as they are right."""
+    known: Records = calibration.records.some(CALIBRATED)
+    records = known.list()
+    answers = task.all_answers(records, confidence.GRID, log, "answers to calibrate by")
+    right = [confidence.same(task.text(one), record[task.model.answer] or "") for one, record in zip(answers, records)]
+    nats = np.stack([answer.nats.numpy() for answer in answers]).astype(np.float64)
+    return confidence.fitted(nats, np.array(right))
+
+
+def facts(found: confidence.Calibration) -> dict[str, Any]:
+    return {
+        "temperature": found.temperature,
+        "answers": found.answers,
+        "share_right": found.right,
+        "expected_calibration_error": found.error,
+        "summary": f"temperature {found.temperature:.3g}, fitted to {found.answers} answers of which {found.right:.1%} were right: "
+        f"stated and true confidence were {found.error['as it is']:.3f} apart, are {found.error['fitted']:.3f} apart",
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- answers
+
+
+def recorded(task: Task, record: Record, answer: Answer) -> Record:
+    """The record with its answer, which is empty where it is withheld."""
+    plain, heated = answer.nats.tolist()
+    sure = confidence.confidence(heated)
+    withheld = sure < task.settings.abstain_below
+    scores: dict[str, Any] = {
+        "new_tokens": len(answer.tokens) - task.finished(answer),
+        "finished": task.finished(answer),
+        "logprob": -plain,
+        "confidence": sure,
+        **({"withheld": True} if withheld else {}),
+        **({"tokens": listed(task, answer)} if task.settings.logprobs else {}),
+    }
+    name = task.model.answer
+    return {**record, name: None if withheld else task.text(answer), f"{name}_scores": scores}
+
+
+def listed(task: Task, answer: Answer) -> list[dict[str, Any]]:
+    """What was written at each place, and the likeliest tokens there with their log-probabilities."""
+    named = task.writing.tokenizer.convert_ids_to_tokens
+    return [
+        {"token": named(token), "likeliest": {named(other): nats for other, nats in others}}
+        for token, others in zip(answer.tokens, answer.likeliest)
+    ]
+
+
+def told(
+    task: Task, records: list[Record], answers: list[Answer], found: list[Record], seconds: float
+) -> dict[str, Any]:
+    """What is known of all answers together; and of those that were given, how many say what the data say."""
+    name = task.model.answer
+    tokens = sum(len(answer.tokens) for answer in answers)
+    given = [
+        (one[name], record[name]) for one, record in zip(found, records) if one[name] is not None and record.get(name)
+    ]
+    report: dict[str, Any] = {
+        "answers": len(found),
+        "finished": sum(one[f"{name}_scores"]["finished"] for one in found),
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+    }
+    if task.settings.abstain_below:
+        report["withheld"] = sum(one[name] is None for one in found)
+    if given:
+        report["share_right"] = confidence.shares([confidence.same(*pair) for pair in given])
+    if task.draft is not None:
+        report["draft"] = {"guessed": task.tally.guessed, "kept": task.tally.kept}
+    if task.form is not None:
+        report["complete"] = sum(bool(answer.rule and answer.rule.complete) for answer in answers)  # type: ignore[attr-defined]
+    return report
+
+
+def warn(task: Task, report: dict[str, Any], log: Log) -> None:
+    if task.cut:
+        log.warn(
+            f"{task.cut} questions are longer than the {task.writing.longest - task.most} tokens that the model has room for: "
+            "they were read without their middle"
+        )
+    if task.form is not None and report["complete"] < report["answers"]:
+        log.warn(
+            f"{report['answers'] - report['complete']} answers were cut before their form was complete; "
+            "more --max-new-tokens, or a shorter form"
+        )
+
+
+OPERATION = Operation(
+    "generate",
+    Settings,
+    {"model": "model", "data": "data?", "draft": "model?", "calibration": "data?"},
+    "records",
+    apply,
+)

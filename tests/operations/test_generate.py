@@ -1,0 +1,255 @@
+"""Answers written token by token: a draft changes none, a form is kept, what is stated of them is true."""
+
+import json
+import math
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from command import onnuri, refused
+from onnuri import plan, registry
+from onnuri.data import Data, records_of
+from onnuri.decoding.choosing import Noise, Sampling
+from onnuri.errors import BadInput, BadSettings, MissingExtra, Refusal
+from onnuri.families import next_token
+from onnuri.families.causal_lm import FAMILY as LM
+from onnuri.model import Model, write_model
+from onnuri.operation import Quiet
+from onnuri.operations.generate import confidence
+
+GENERATE = registry.operation("generate")
+PROMPTS = ["", "the cat", "고양이가", "a child at home", "아이가 학교에서", "x" * 9]
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@cache
+def model(seed: int = 0) -> Model:
+    net, assets = LM.start(LM.tiny(), LM.toy(64, 0), generator(seed))
+    return Model(LM, net, assets)
+
+
+@cache
+def smaller() -> Model:
+    return Model(LM, *LM.like(model().net, model().assets, 0.5, generator(5)))
+
+
+def asked(prompts=PROMPTS, **more) -> Data:
+    columns = {"prompt": prompts, **more}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    records = records_of(rows, dict.fromkeys(columns, "text"), "text" if more else None)
+    return Data("asked", records, {}, records)
+
+
+def generate(settings: dict | None = None, data: Data | None = None, **inputs):
+    """(answers, what is known of each, the result, the log)."""
+    log, found = Quiet(), {"model": model(), "data": data or asked(), **inputs}
+    result = GENERATE.apply(plan.settings_of(GENERATE, settings or {}), log, **found)
+    answers = [record["text"] for record in result.records]
+    return answers, [record["text_scores"] for record in result.records], result, log
+
+
+DRAWN = {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "seed": 4}
+
+
+@pytest.mark.parametrize("settings", [{}, DRAWN], ids=["likeliest", "drawn"])
+def test_neither_the_batch_nor_a_draft_changes_an_answer(settings):
+    plain, scores, _, _ = generate(settings)
+    one_by_one, _, _, _ = generate({**settings, "batch_size": 1})
+    again, more, result, _ = generate({**settings, "ahead": 3}, draft=smaller())
+    assert plain == one_by_one == again
+    assert [s["logprob"] for s in scores] == pytest.approx([s["logprob"] for s in more], abs=1e-3)
+    tally = result.report["draft"]
+    assert tally["guessed"] > 0 and 0 <= tally["kept"] < tally["guessed"]
+
+
+def test_a_net_is_its_own_best_draft():
+    """Every guess is right, whatever is drawn."""
+    for settings in ({}, DRAWN):
+        tally = generate(settings, draft=model())[2].report["draft"]
+        assert tally["kept"] == tally["guessed"] > 20
+
+
+def test_the_log_probability_is_what_the_net_says_of_the_whole_answer():
+    """Against one reading of prompt and answer together."""
+    writing = LM.writing(model().net, model().assets)
+    found = GENERATE.apply(plan.settings_of(GENERATE, {"logprobs": 3}), Quiet(), model=model(), data=asked())
+    for prompt, record in zip(writing.prompts([{"prompt": text} for text in PROMPTS]), found.records):
+        told = record["text_scores"]["tokens"]
+        ids = model().assets.tokenizer.convert_tokens_to_ids([one["token"] for one in told])
+        with torch.no_grad():
+            (values, _), _ = writing.step(writing.batch([prompt + ids], [[]]), ())
+        nats = values[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        wanted = nats.gather(1, torch.tensor(ids)[:, None]).sum()
+        assert record["text_scores"]["logprob"] == pytest.approx(float(wanted), abs=1e-3)
+        best = nats.topk(3).values.tolist()
+        assert [list(one["likeliest"].values()) for one in told] == [pytest.approx(row, abs=1e-4) for row in best]
+
+
+def test_tokens_are_drawn_from_those_that_the_library_keeps():
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    logits = torch.randn(200, 50, generator=generator(0)) * 3
+    for temperature, top_k, top_p in [(0.7, 0, 1.0), (1.0, 5, 1.0), (1.4, 0, 0.6), (0.8, 12, 0.8)]:
+        wanted = TemperatureLogitsWarper(temperature)(None, logits)
+        wanted = TopKLogitsWarper(top_k)(None, wanted) if top_k else wanted
+        wanted = TopPLogitsWarper(top_p)(None, wanted) if top_p < 1 else wanted
+        found = torch.stack([Sampling(temperature, top_k, top_p).kept(row) for row in logits])
+        torch.testing.assert_close(found, wanted)
+
+
+def test_the_noise_of_a_place_is_the_same_however_often_it_is_asked_for():
+    one, other = Noise(generator(1)), Noise(generator(1))
+    wanted = [one.at(place, 7) for place in range(6)]
+    assert torch.equal(other.at(3, 7), wanted[3]) and torch.equal(other.at(1, 7), wanted[1])
+    other.forget(3)
+    assert torch.equal(other.at(5, 7), wanted[5]) and len(other.kept) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------------- forms
+
+PERSON = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 99}, "ok": {"type": "boolean"}},
+    "required": ["n", "ok"],
+    "additionalProperties": False,
+}
+
+
+def long() -> dict:
+    return {"temperature": 1.0, "max_new_tokens": 40}
+
+
+def test_answers_are_json_of_the_schema():
+    pytest.importorskip("llguidance")
+    data = asked(["a"] * 12)
+    answers, scores, result, log = generate({**long(), "json_schema": json.dumps(PERSON)}, data)
+    assert result.report["complete"] == sum(one["finished"] for one in scores) == 12 and not log.warnings
+    for text in answers:
+        found = json.loads(text)
+        assert found.keys() == {"n", "ok"} and type(found["ok"]) is bool and 1 <= found["n"] <= 99
+    assert len(set(answers)) > 6, "each is drawn for itself"
+    with_draft, _, _, _ = generate({**long(), "json_schema": json.dumps(PERSON)}, data, draft=smaller())
+    assert with_draft == answers
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "kept"),
+    [
+        ("regex", "[가-힣]{2,4}!", re.compile("[가-힣]{2,4}!")),
+        ("grammar", 'start: "예" | "아니오"', re.compile("예|아니오")),
+        ("grammar", 'root ::= [a-c]+ "." ', re.compile(r"[a-c]+\.")),
+    ],
+)
+def test_answers_keep_to_a_form(form, text, kept):
+    pytest.importorskip("llguidance")
+    answers, scores, _, _ = generate({**long(), form: text}, asked(["a"] * 6))
+    finished = [answer for answer, score in zip(answers, scores) if score["finished"]]
+    assert finished and all(kept.fullmatch(answer) for answer in finished)
+
+
+def test_a_form_that_has_no_room_is_told():
+    pytest.importorskip("llguidance")
+    _, scores, result, log = generate({"regex": "[0-9]{30}", "max_new_tokens": 4})
+    assert result.report["complete"] == 0 and not any(one["finished"] for one in scores)
+    assert "6 answers were cut before their form was complete" in log.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"json_schema": '{"type": "integer", "minimum": 5, "maximum": 3}'}, "cannot be met"),
+        ({"json_schema": '{"type":'}, "cannot be read"),
+        ({"json_schema": '{"type": "shape"}'}, "json_schema"),
+        ({"grammar": "start: other"}, "grammar"),
+        ({"regex": "[0-9"}, "regex"),
+        ({"regex": "a", "grammar": 'start: "a"'}, "one form, found grammar and regex"),
+        ({"top_k": 3}, "top_k have no effect at temperature 0"),
+        ({"ahead": 2}, "no effect without a draft"),
+        ({"prompt": "a"}, "stands in place of data"),
+        ({"json_schema": "@no/such/file"}, "cannot be read as text"),
+    ],
+)
+def test_what_cannot_be_is_said(settings, told):
+    pytest.importorskip("llguidance")
+    with pytest.raises(BadSettings, match=re.escape(told)):
+        generate(settings)
+
+
+def test_what_cannot_write_refuses():
+    net, assets = registry.family("tabular").start(
+        registry.family("tabular").tiny(), registry.family("tabular").toy(32, 0), generator(0)
+    )
+    with pytest.raises(Refusal, match="comes at once"):
+        generate({}, model=Model(registry.family("tabular"), net, assets))
+    other = Model(LM, *LM.start({**LM.tiny(), "vocab_size": 300}, LM.toy(64, 0), generator(0)))
+    with pytest.raises(BadInput, match="the draft writes other tokens"):
+        generate({}, draft=other)
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(MissingExtra, match=r"onnuri\[grammar\]"):
+        generate({"regex": "a"})
+
+
+def test_a_question_that_is_too_long_is_told():
+    _, _, _, log = generate({}, asked(["a cat " * 60, "a"]))
+    assert "1 questions are longer than the 40 tokens" in log.warnings[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- confidence
+
+
+def test_a_temperature_is_found_again():
+    """Answers of one token of two, right as often as their probability says; stated three times too sharply."""
+    draw = np.random.default_rng(0)
+    margin = draw.normal(0, 1.5, 20_000)
+    first = 1 / (1 + np.exp(-np.abs(margin)))
+    right = draw.random(20_000) < first
+    nats = np.stack([np.log1p(np.exp(-3 * np.abs(margin) / heat)) for heat in confidence.GRID], 1)
+    found = confidence.fitted(nats, right)
+    assert found.temperature == pytest.approx(3, rel=0.1), "a step of the grid is 9 %"
+    assert found.error["fitted"] < 0.02 < 0.1 < found.error["as it is"]
+    assert "<svg" in confidence.picture(found)
+    with pytest.raises(BadInput, match="too few"):
+        confidence.fitted(nats[:10], right[:10])
+
+
+def test_the_calibration_error_is_the_distance_of_what_is_stated_from_what_is_true():
+    stated, right = np.array([0.2] * 50 + [0.9] * 50), np.array([True] * 10 + [False] * 40 + [True] * 25 + [False] * 25)
+    wanted = (0.8 + 4 * 0.2 + 0.1 + 0.1 + 0.4 + 0.9 + 0.9) / 10  # ten parts of ten, in the order in which they stand
+    assert confidence.error(stated, right) == pytest.approx(wanted)
+    assert confidence.error(np.array([1.0] * 40), np.ones(40, bool)) == 0
+
+
+def test_unsure_answers_are_withheld_and_the_fitted_temperature_goes_to_the_others():
+    texts = [f"{PROMPTS[i % 6]} {i}" for i in range(24)]
+    wanted = generate({}, asked(texts))[0]
+    known = asked(texts, text=[text if i % 2 else "other" for i, text in enumerate(wanted)])
+    answers, scores, result, _ = generate({"abstain_below": 0.5}, known, calibration=known)
+    heat = result.report["calibration"]["temperature"]
+    again, same, _, _ = generate({"confidence_temperature": heat, "abstain_below": 0.5}, known)
+    assert answers == again and [s["confidence"] for s in scores] == [s["confidence"] for s in same]
+    assert result.report["withheld"] == sum(s["confidence"] < 0.5 for s in scores) == answers.count(None)
+    assert result.report["calibration"]["share_right"] == 0.5 and len(result.charts) == 1
+    assert all(0 <= s["confidence"] <= 1 and s["logprob"] <= 0 and math.isfinite(s["logprob"]) for s in scores)
+
+
+# ------------------------------------------------------------------------------------------------------------- the command
+
+
+def test_one_question_is_answered_on_the_screen(tmp_path):
+    (tmp_path / "m").mkdir()
+    write_model(model(), tmp_path / "m")
+    done = onnuri("generate", tmp_path / "m", "--prompt", "the cat", "--json")
+    found = json.loads(done.out)["answers"][0]
+    assert done.code == 0 and found["text_scores"]["new_tokens"] <= 8 and next_token.PROMPT in found
+    shown = onnuri("generate", tmp_path / "m", "--prompt", "the cat")
+    assert shown.code == 0 and found["text"] in shown.out and "confidence" in shown.out
+    refused(onnuri("generate", tmp_path / "m"), "nothing is asked", "--prompt TEXT")
