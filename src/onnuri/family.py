@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, "Tensor"]
 Outputs = tuple["Tensor", "Tensor"]
+Collate = Callable[[Sequence[Record], Any, Sequence[torch.Generator]], Batch]
 Memory = Sequence["Tensor"]
 """What a net keeps of the places it has read: tensors with B first, each of which grows along one axis; none at first."""
 
@@ -149,9 +150,17 @@ class Family:
     axis: Callable[[Any], Hashable]
     """assets -> what the last axis of `outputs` means: the tuple of labels, a vocabulary's digest, pixels."""
 
-    collate: Callable[[Sequence[Record], Any, Sequence[torch.Generator]], Batch]
+    collate: Collate
     """(records, assets, generators) -> batch, tensors with B first. Data noise enters here, one generator per record,
     so that a batch can be cut anywhere. The answer may be absent."""
+
+    pieces: Callable[[Records, Any], Records]
+    """(records, assets) -> what is learnt from one at a time, which `collate` and `packed` take as well: the parts of the
+    records that can be read at once. `undivided` where a record always can."""
+
+    packed: Callable[[nn.Module, Any], Collate]
+    """(net, assets) -> what a training of this net has for `collate`: a row of the batch may hold several records, if this
+    very net keeps them apart. The loss, summed over the rows, is the same. `one_a_row` where a row is a record."""
 
     encoding: Callable[[Any], dict[str, dict]]
     """assets -> {entry of the batch: how it is made of a record's question}, in the words of `encoding.py`, for programs
@@ -260,6 +269,16 @@ def no_tokens(net: nn.Module, assets: Any) -> None:
 
 def at_once(net: nn.Module, assets: Any) -> None:
     """The `writing` of a family whose answers come at once."""
+
+
+def undivided(records: Records, assets: Any) -> Records:
+    """The `pieces` of a family whose records can be read at once."""
+    return records
+
+
+def one_a_row(collate: Collate) -> Callable[[nn.Module, Any], Collate]:
+    """The `packed` of a family whose batches hold a record in each row."""
+    return lambda net, assets: collate
 
 
 def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:

@@ -18,7 +18,18 @@ from onnuri import hub
 from onnuri.data import Record, Records, records_of, required_answer
 from onnuri.errors import BadSettings, Refusal
 from onnuri.families import depth, labels
-from onnuri.family import Batch, Family, Outputs, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from onnuri.family import (
+    Batch,
+    Family,
+    Outputs,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from onnuri.nets.pixels import Shape, guess_shape, to_tensor
 
 from .net import Design, SpikingNet
@@ -198,6 +209,8 @@ FAMILY = Family(
     fields=lambda assets: ({assets.question: "image"}, (assets.answer, "category")),
     axis=lambda assets: assets.labels,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     sizes=lambda net, assets: [],
     encoding=lambda assets: {},
     loss=loss,

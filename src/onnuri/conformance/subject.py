@@ -108,11 +108,13 @@ def renamed(records: Records) -> Records:
 def trained(model: Model, records: Records, **settings: Any) -> None:
     """Train a model on records by the only loop; one that follows no gradient stays as it is."""
     if model.players:
+        collate = model.family.packed(model.net, model.assets)
         objective = Objective(
             model.net,
             model.players,
-            lambda rows, generators: model.family.collate(rows, model.assets, generators),
+            lambda rows, generators: collate(rows, model.assets, generators),
             lambda batch, player: model.family.loss(model.net, batch, player),
+            pieces=lambda records: model.family.pieces(records, model.assets),
         )
         fit(objective, records, None, FitSettings(**{"batch_size": 16, **settings}), Quiet(), True)
 

@@ -23,7 +23,7 @@ from ..decoding import padded
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, fewer_tokens, next_token, sizes, texts, vocabulary, widths
+from . import depth, fewer_tokens, next_token, packing, sizes, texts, vocabulary, widths
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -244,6 +244,8 @@ FAMILY = Family(
     fields=next_token.fields,
     axis=lambda assets: assets.vocabulary,
     collate=next_token.collate,
+    pieces=packing.pieces,
+    packed=packing.packed,
     encoding=lambda assets: {},
     loss=next_token.loss,
     outputs=next_token.outputs,

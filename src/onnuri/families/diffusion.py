@@ -21,7 +21,19 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 from . import depth, sizes
 from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
@@ -284,6 +296,8 @@ FAMILY = Family(
     fields=fields,
     axis=axis,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,

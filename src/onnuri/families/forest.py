@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal, needs_extra
-from ..family import Batch
+from ..family import Batch, one_a_row, undivided
 from . import forest_text, sizes, tables, tabular
 from .tables import Table
 
@@ -231,6 +231,8 @@ FAMILY = replace(
     adopt=adopt,
     like=like,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=encoding,
     sample=sample,
     players=players,

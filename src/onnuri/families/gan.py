@@ -21,7 +21,19 @@ from torch.nn.functional import softplus
 from .. import hub
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.dcgan import GROUPS, Gan, faults_of
 from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
 from . import depth, sizes
@@ -228,6 +240,8 @@ FAMILY = Family(
     fields=fields,
     axis=axis,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,

@@ -23,7 +23,19 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
@@ -328,6 +340,8 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=encoding,
     loss=loss,
     outputs=outputs,

@@ -19,7 +19,7 @@ from torch import nn
 from .. import hub
 from ..data import Records
 from ..errors import BadInput, Refusal
-from ..family import Family, Vocabulary, at_once, reads_all
+from ..family import Family, Vocabulary, at_once, one_a_row, reads_all, undivided
 from . import depth, fewer_tokens, heads, masked_tokens, sizes, text_tokens, texts, vocabulary, widths
 from .masked_tokens import MASKED, Assets
 
@@ -147,6 +147,8 @@ FAMILY = Family(
     fields=masked_tokens.fields,
     axis=lambda assets: assets.vocabulary,
     collate=masked_tokens.collate,
+    pieces=undivided,
+    packed=one_a_row(masked_tokens.collate),
     encoding=lambda assets: {},
     loss=masked_tokens.loss,
     outputs=masked_tokens.outputs,

@@ -1,6 +1,7 @@
 """What a language model is asked: records as token ids, the loss of each next token, the texts that it continues.
 
-1. A sequence is what the tokenizer makes of the text, as the model knows it, and the end-of-text token.
+1. A sequence is what the tokenizer makes of the text, as the model knows it, and the end-of-text token. Longer ones than the
+   net reads at once are cut in `collate`; they are learnt whole (`packing.py`) and judged whole.
 2. The net reads the answer itself (teacher forcing): a record with its text is judged, one without continued.
 3. The balance term of a mixture of experts is left out of `loss`: it is no sum over examples.
 4. After a prompt the likeliest text is written; from nothing a text is drawn, each by its record's generator, since the
@@ -16,15 +17,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Kind, Record
 from ..decoding import Chooser, by_library, padded, placed, written
+from ..decoding.loop import AT_ONCE
 from ..family import Batch, Choose, Decoder, Memory, Outputs, Session, Writing, on_any_runtime
 from .nats import IGNORE, Nats
+from .stretches import stretches
 
+BEFORE = "tokens before"  # the field of a piece with what stands before it in its text
 PROMPT = "prompt"  # the field that is continued where the data has no column of prompts
 
 
@@ -61,24 +66,39 @@ def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
     """input_ids, attention_mask, position_ids (B, T), padded on the right; `predicted` (B, T): the next token
     is asked for. With answers also labels (B, T), IGNORE where a token is not asked for."""
-    answered = all(assets.answer in record for record in records)
-    if not answered:
-        asked = [shortened(prompt_ids(record, assets), assets.max_length) for record in records]
-        return placed(asked, assets.pad, last=True)
-    coded = [encode(record, assets) for record in records]
+    if all(assets.answer in record for record in records):
+        return batch_of([encode(record, assets) for record in records], assets)
+    asked = [shortened(prompt_ids(record, assets), assets.max_length) for record in records]
+    return placed(asked, assets.pad, last=True)
+
+
+def batch_of(coded: Sequence[tuple[list[int], int]], assets: Assets) -> Batch:
+    """The batch of sequences, each with the place of the first token that is asked for."""
     batch = padded([ids for ids, _ in coded], assets.pad)
-    lengths, places = batch["attention_mask"].sum(1, keepdim=True), batch["position_ids"]
-    asked = (places >= torch.tensor([[first] for _, first in coded])) & (places < lengths)
+    asked = batch["position_ids"] >= torch.tensor([[first] for _, first in coded])
+    asked &= batch["attention_mask"].bool()
     return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)), "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
 
 
 def encode(record: Record, assets: Assets) -> tuple[list[int], int]:
     """(token ids with the end, cut at max_length; place of the first one that is asked for)."""
-    ids = assets.tokenizer(record[assets.answer] or "", add_special_tokens=not assets.prompt).input_ids
-    ids = ids if assets.end is None or ids[-1:] == [assets.end] else [*ids, assets.end]
-    room = assets.max_length - min(len(ids), assets.max_length // 2)
-    before = shortened(prompt_ids(record, assets), room) if assets.prompt else []
-    return [*before, *ids][: assets.max_length] or [assets.pad], max(1, len(before))
+    before, ids = tokens_of([record], assets)[0]
+    return [*before, *ids][: assets.max_length], max(1, len(before))
+
+
+def tokens_of(records: Sequence[Record], assets: Assets) -> list[tuple[list[int], list[int]]]:
+    """(what stands before, the tokens with the end that are asked for, however many) of each. One of `packing.pieces` holds
+    both already."""
+    if any(isinstance(record[assets.answer], np.ndarray) for record in records):
+        return [(record[BEFORE].tolist(), record[assets.answer].tolist()) for record in records]
+    texts = [record[assets.answer] or "" for record in records]
+    found = []
+    for record, ids in zip(records, assets.tokenizer(texts, add_special_tokens=not assets.prompt).input_ids):
+        ids = ids if assets.end is None or ids[-1:] == [assets.end] else [*ids, assets.end]
+        room = assets.max_length - min(len(ids), assets.max_length // 2)
+        before = shortened(prompt_ids(record, assets), room) if assets.prompt else []
+        found.append((before, ids if before or ids else [assets.pad]))
+    return found
 
 
 def prompt_ids(record: Record, assets: Assets) -> list[int]:
@@ -99,7 +119,7 @@ def shortened(ids: list[int], room: int) -> list[int]:
 def logits_of(net: nn.Module, batch: Batch, past: Any = None) -> Tensor:
     """(B, T, V). Positions go to the nets that take them. `past`: a cache to go on from and to fill."""
     taken = inspect.signature(net.forward).parameters
-    names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in taken]
+    names = [name for name in ("input_ids", "attention_mask", "position_ids") if name in taken and name in batch]
     cache = {"use_cache": past is not None} if "use_cache" in taken else {}
     if past is not None:
         cache["past_key_values"] = past
@@ -183,19 +203,33 @@ def sample(
 
 
 def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[str, dict]]:
-    """(text, scores) of each. `bytes` are the UTF-8 bytes that the tokens asked for stand for."""
-    if not records:
-        return []
-    batch = {name: value.to(device_of(net)) for name, value in collate(records, assets, []).items()}
-    values, mask = outputs(net, batch)
-    losses = token_losses(values, batch["labels"]).sum(1).tolist()
-    hits = ((values.argmax(-1) == batch["input_ids"].roll(-1, 1)) & mask).sum(1).tolist()
-    asked = [ids[ids != IGNORE].tolist() for ids in batch["labels"]]
-    sizes = [len(decoded(ids, assets).encode()) for ids in asked]
-    return [
-        (record[assets.answer], {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit})
-        for record, nll, ids, size, hit in zip(records, losses, asked, sizes, hits)
+    """(text, scores) of each, over all of it: what is longer than `max_length` is judged in stretches, each token once and with
+    half of `max_length` before it at least. `bytes` are the UTF-8 bytes that the tokens asked for stand for."""
+    told = tokens_of(records, assets) if records else []
+    parts = [
+        (number, ([*before, *ids][start:end], max(1, asked - start, len(before) - start)))
+        for number, (before, ids) in enumerate(told)
+        for start, end, asked in stretches(len(before) + len(ids), assets.max_length, assets.max_length // 2)
     ]
+    sums = torch.zeros(len(told), 3, dtype=torch.float64)
+    size = max(1, AT_ONCE // (len(assets.tokenizer) * max((len(ids) for _, (ids, _) in parts), default=1)))
+    for some in (parts[start : start + size] for start in range(0, len(parts), size)):
+        found = token_sums(net, batch_of([part for _, part in some], assets))
+        sums.index_add_(0, torch.tensor([number for number, _ in some]), found)
+    sizes = [len(decoded(ids if before else ids[1:], assets).encode()) for before, ids in told]
+    return [
+        (record[assets.answer], {"nll": nll, "tokens": int(tokens), "bytes": size, "correct": int(hits)})
+        for record, (nll, tokens, hits), size in zip(records, sums.tolist(), sizes)
+    ]
+
+
+def token_sums(net: nn.Module, batch: Batch) -> Tensor:
+    """(B, 3) in float64: nats of the tokens asked for, their number, and how many of them are the likeliest."""
+    batch = {name: value.to(device_of(net)) for name, value in batch.items()}
+    values, mask = outputs(net, batch)
+    hits = (values.argmax(-1) == batch["input_ids"].roll(-1, 1)) & mask
+    found = token_losses(values, batch["labels"]).sum(1), mask.sum(1), hits.sum(1)
+    return torch.stack([each.double().cpu() for each in found], 1)
 
 
 def decoded(ids: list[int], assets: Assets) -> str:

@@ -20,7 +20,19 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
 from . import depth, sizes
 from .series import (
@@ -251,6 +263,8 @@ FAMILY = Family(
     fields=fields_of,
     axis=axis,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,

@@ -25,7 +25,19 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, Sound, records_of, required_answer
 from ..errors import BadInput, BadSettings
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
 from ..sounds import RATES, resampled
 from . import depth, heads, labels, sizes
@@ -357,6 +369,8 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,

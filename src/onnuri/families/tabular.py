@@ -17,7 +17,19 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Batch, Family, Outputs, Size, at_once, no_tokens, on_any_runtime, reads_all, seeded
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Size,
+    at_once,
+    no_tokens,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    seeded,
+    undivided,
+)
 from ..nets.table_net import TableNet
 from . import depth, labels, sizes, tables
 from .tables import Table
@@ -216,6 +228,8 @@ FAMILY = Family(
     fields=tables.fields,
     axis=tables.axis,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=encoding,
     loss=loss,
     outputs=outputs,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, Size, Vocabulary, at_once, on_any_runtime, reads_all
+from ..family import Batch, Family, Outputs, Size, Vocabulary, at_once, on_any_runtime, one_a_row, reads_all, undivided
 from ..nets.ngram_net import NgramNet
 from . import depth, heads, labels, sizes, text_ngrams, text_tokens
 
@@ -163,6 +163,8 @@ FAMILY = Family(
     fields=fields,
     axis=lambda assets: assets.labels,
     collate=collate,
+    pieces=undivided,
+    packed=one_a_row(collate),
     encoding=encoding,
     loss=loss,
     outputs=outputs,

@@ -7,7 +7,7 @@ a net draws itself runs under a seed of (seed, step, micro-batch, player, proces
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,7 +65,8 @@ class FitSettings(Settings):
 class Objective:
     """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
     `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
-    nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last."""
+    nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last;
+    `pieces`: records -> what is learnt from one at a time."""
 
     net: nn.Module
     parts: dict[str, nn.Module]
@@ -74,6 +75,7 @@ class Objective:
     pruned: tuple[str, ...] = ()
     companions: tuple[nn.Module, ...] = ()
     blocks: tuple[str, ...] = ()
+    pieces: Callable[[Records], Records] = lambda records: records
 
 
 @dataclass
@@ -138,13 +140,14 @@ class Loop:
         from accelerate import PartialState
 
         self.objective, self.settings, self.log = objective, settings, log
-        self.validation = validation.some(VALIDATION_RECORDS) if validation is not None else None
+        some = objective.pieces(validation.some(VALIDATION_RECORDS)) if validation is not None else None
+        self.validation = some and some.some(VALIDATION_RECORDS)
         self.processes = PartialState()
         self.device = torch.device(self.processes.device or "cpu")
         for net in (objective.net, *objective.companions):
             net.to(self.device)
         self.batches = Batches(
-            train,
+            objective.pieces(train),
             objective.collate,
             settings.seed,
             settings.batch_size,

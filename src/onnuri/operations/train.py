@@ -67,13 +67,15 @@ def started(settings: Settings, records: Records) -> Model:
 
 def objective_of(model: Model) -> Objective:
     """The family's own loss, player by player."""
+    collate = model.family.packed(model.net, model.assets)
     return Objective(
         model.net,
         model.players,
-        lambda records, generators: model.family.collate(records, model.assets, generators),
+        lambda records, generators: collate(records, model.assets, generators),
         lambda batch, player: model.family.loss(model.net, batch, player),
         model.pruned,
         blocks=tuple(model.blocks),
+        pieces=lambda records: model.family.pieces(records, model.assets),
     )
 
 
