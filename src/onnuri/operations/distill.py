@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..blocks import spaced, with_blocks
 from ..data import Data, Record, Records, joined, records_of
 from ..errors import BadSettings, Refusal
-from ..family import Batch, mix
+from ..family import Batch, Collate, Generators, mix
 from ..fit.loop import FitSettings, Objective, fit
 from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
@@ -31,6 +31,7 @@ from ..weights.attach import plain_copy
 from .train import trained, validation_of
 
 PREFIX = "teacher "
+TRIED = 8  # records on which it is seen whether teacher and student answer at the same places
 SPREAD_RECORDS = 256  # records on which the spread of a teacher's values is measured
 WRITTEN_AT_ONCE = 64  # records that the teacher answers at a time
 PROMISED = 1.1  # times the size that was asked for, at most
@@ -195,10 +196,12 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
     """Both models see the same records with the same noise; the teacher's part of a batch is prefixed."""
     apart = divergence_of(settings, teacher, records)
     hints = hints_wanted(settings, teacher, student, records)
+    pieces = pieces_for(teacher, student)
+    collates = alike(teacher, student, pieces(records.some(TRIED)), rows=hints is not None)
 
     def collate(records, generators):
-        mine = student.family.collate(records, student.assets, generators)
-        theirs = teacher.family.collate(records, teacher.assets, generators)
+        mine = collates[0](records, student.assets, generators)
+        theirs = collates[1](records, teacher.assets, generators)
         return mine | {f"{PREFIX}{name}": value for name, value in theirs.items()}
 
     def loss(batch, player):
@@ -224,7 +227,28 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
     judge = next(iter(student.players))
     net, prefix = (student.net, "") if hints is None else (beside(student, hints), "student.")
     pruned, blocks = (tuple(f"{prefix}{name}" for name in names) for names in (student.pruned, student.blocks))
-    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks)
+    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks, pieces)
+
+
+def pieces_for(teacher: Model, student: Model) -> Callable[[Records], Records]:
+    """The pieces that the student reads, where the teacher can read them too; else the records."""
+    if teacher.family.pieces is not student.family.pieces:
+        return lambda records: records
+    return lambda records: student.family.pieces(records, student.assets)
+
+
+def alike(teacher: Model, student: Model, some: Records, rows: bool) -> tuple[Collate, Collate]:
+    """What collates for student and teacher: several records in a row where both then answer at the same places. `rows`: a
+    row must be a record, since the insides of the nets are compared row by row."""
+    models = (student, teacher)
+    packed = tuple(model.family.packed(model.net, model.assets) for model in models)
+    tried = some.list(slice(0, TRIED))
+    masks = [
+        model.outputs(collate(tried, model.assets, Generators(0, range(len(tried)))))[1]
+        for model, collate in zip(models, packed)
+    ]
+    same = masks[0].shape == masks[1].shape and torch.equal(*masks)
+    return packed if same and not rows else (student.family.collate, teacher.family.collate)  # type: ignore[return-value]
 
 
 def hints_wanted(settings: Settings, teacher: Model, student: Model, records: Records) -> Hints | None:
