@@ -8,11 +8,15 @@ import torch
 from onnuri import registry
 from onnuri.costs import efficiency, peaks, targets
 from onnuri.costs.count import watched
+from onnuri.data import Data, records_of
 from onnuri.errors import BadSettings
+from onnuri.family import Generators
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations import estimate, quantize
 from onnuri.operations.estimate import Settings, apply
+from onnuri.operations.estimate.look import longest_first
+from onnuri.operations.train import objective_of
 from onnuri.show import result_text
 from onnuri.sources import open_data
 
@@ -50,6 +54,33 @@ def report_of(model, data, **settings) -> dict:
     return report
 
 
+def learnt(model, records) -> dict[str, torch.Tensor]:
+    """The batch of a training step."""
+    objective = objective_of(model)
+    pieces = objective.pieces(records)
+    return objective.collate(pieces.list(slice(0, len(records))), Generators(0, range(len(records))))
+
+
+def test_texts_that_share_rows_are_counted_as_they_are_trained():
+    """One text is eight pieces: a step of twelve of these and short ones is seen on a line over rows."""
+    rows = [{"text": "the cat sleeps " * (40 if i == 0 else 1 + i % 3)} for i in range(12)]
+    records = records_of(rows, {"text": "text"}, "text")
+    family = registry.family("causal_lm")
+    made = family.start({**family.tiny(), "max_length": 32}, records, torch.Generator().manual_seed(0))
+    model, data = Model(family, *made), Data("texts", records, {}, records)
+    report = report_of(model, data, batch_size=12)
+    objective = objective_of(model)
+    pieces = longest_first(model, objective.pieces(records), Settings(batch_size=12)).list()
+    batch = objective.collate(pieces, Generators(0, range(12)))
+    assert len(batch["input_ids"]) < 12
+    with watched([*model.net.parameters()]) as watch:
+        objective.loss(batch, "net")[0].sum().backward()
+    assert report["step_flops"] == pytest.approx(watch.total_flops, rel=1e-6)
+    report_of(model, Data("one", records[:1], {}, records[:1]), batch_size=4, train_steps=0)
+    with pytest.raises(BadSettings, match="the data have"):
+        report_of(model, Data("one", records[:1], {}, records[:1]), batch_size=400)
+
+
 @pytest.mark.parametrize("name", registry.entries("families"))
 def test_every_family_has_a_whole_report_and_keeps_its_tensors(name):
     model, data = started(name)
@@ -61,7 +92,8 @@ def test_every_family_has_a_whole_report_and_keeps_its_tensors(name):
     works = {(one["work"], one["records"]): one for one in report["work"]}
     forward = works["forward pass", 1]
     if model.players:
-        assert works["training step", 16]["flops"] > 2 * 16 * min(forward["flops"], report["forward_flops"])
+        rows = len(next(iter(learnt(model, data.records.some(16)).values())))  # texts share them
+        assert works["training step", 16]["flops"] > 2 * rows * min(forward["flops"], report["forward_flops"])
         run, train = report["memory"]
         assert (
             train["predicted_bytes"] > run["predicted_bytes"] - 2**24 and train["largest_batch"] < run["largest_batch"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Record, Records, Sound, records_of
 from ..errors import OnnuriError
-from ..family import Batch
+from ..family import Batch, Generators
 from ..model import Model
 from .subject import ANSWER, TOLERANCE, Subject, batch_gap, chance, gap, require, trained
 
@@ -131,6 +131,27 @@ def loss_of(model: Model, player: str, rows: list[Record], keys: Any) -> tuple[T
     return total.double(), count.double()
 
 
+def laid_out(subject: Subject) -> str:
+    """Pieces ask for no less than their records; in shared rows they cost what they cost in rows of their own."""
+    model, family = subject.model, subject.family
+    whole = records_of(four(subject), subject.records.fields, ANSWER)
+    parts = family.pieces(whole, model.assets)
+    require(len(parts) >= len(whole), f"{len(whole)} records have {len(parts)} pieces: one of them is not learnt")
+    rows, keys = parts.list(), KEYS if len(parts) == len(whole) else range(len(parts))
+    packed, told = family.packed(model.net, model.assets), []
+    for player in model.players:
+        alone = torch.stack(loss_of(model, player, rows, keys)).sum(1)
+        with torch.no_grad():
+            sums = family.loss(model.net, packed(rows, model.assets, Generators(0, keys)), player)
+        together = torch.stack([part.double().sum() for part in sums])
+        apart = gap(alone, together)
+        require(apart <= TOLERANCE, f"loss of {player}: packed it is another (relative difference {apart:.2g})")
+        least = loss_of(model, player, whole.list(), KEYS)[1].sum()
+        require(float(alone[1]) >= float(least), f"loss of {player}: pieces count less than their records")
+        told.append(f"{player} {apart:.1g}")
+    return f"{len(whole)} records in {len(parts)} pieces; packed, losses differ by {', '.join(told) or 'nothing'}"
+
+
 # ------------------------------------------------------------------------------------------------------- a sum, not a mean
 
 
@@ -243,6 +264,7 @@ COMPUTING = {
     "collate": batches,
     "outputs": shapes,
     "each record for itself": each_for_itself,
+    "pieces and packed": laid_out,
     "loss is a sum": sums,
     "players and learning": learning,
 }

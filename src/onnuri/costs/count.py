@@ -44,7 +44,7 @@ class Cost:
     tasks: tuple[Task, ...] = ()
     known: float = 0.0
 
-    def at(self, other: "Cost", sizes: tuple[int, int], n: int) -> "Cost":
+    def at(self, other: "Cost", sizes: tuple[float, float], n: int) -> "Cost":
         """With n records, when self is the cost of sizes[0] and `other` that of sizes[1]."""
 
         def on_line(one: float, two: float) -> float:
@@ -75,14 +75,14 @@ class Line:
     """Bytes alive after each operator as lines over the number of records, on top of what is `fixed`. Where another
     batch makes other operators, only the peak is one."""
 
-    def __init__(self, courses: Sequence[Sequence[float]], sizes: tuple[int, int], fixed: float):
+    def __init__(self, courses: Sequence[Sequence[float]], sizes: tuple[float, float], fixed: float):
         alike = len(courses[0]) == len(courses[1])
         low, high = (np.array(one if alike else [max(one)], dtype=float) for one in courses)
         self.slope = (high - low) / (sizes[1] - sizes[0])
         self.start, self.fixed = low - self.slope * sizes[0], fixed
 
     @staticmethod
-    def of(watches: Sequence["Watch"], sizes: tuple[int, int], fixed: float, held: float = 1.0) -> "Line":
+    def of(watches: Sequence["Watch"], sizes: tuple[float, float], fixed: float, held: float = 1.0) -> "Line":
         """`held`: bytes that the allocator takes for each byte alive."""
         return Line([[held * alive for alive in watch.course] or [0.0] for watch in watches], sizes, fixed)
 

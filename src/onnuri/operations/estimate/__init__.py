@@ -83,7 +83,9 @@ def check_settings(settings: Settings, model: Model, records: Records, target: T
     elif "train_steps" in settings.model_fields_set and target:
         faults.append("'train_steps' has no effect: nothing is timed on a target that is not here")
     if "batch_size" in settings.model_fields_set and settings.batch_size > len(records):
-        faults.append(f"'batch_size' is {settings.batch_size}, but the data have {len(records)} records")
+        pieces = len(model.family.pieces(records, model.assets))  # a long record is learnt in many
+        if settings.batch_size > pieces:
+            faults.append(f"'batch_size' is {settings.batch_size}, but the data have {pieces} records")
     if settings.changed("devices"):
         faults += devices_faults(settings, model, min(settings.batch_size, len(records)), target)
     if faults:

@@ -1,5 +1,6 @@
 """What all parts of an estimate share: the model, the records, the ceilings, and the lines of the report that they add to."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...costs.efficiency import Efficiency, predicted
 from ...costs.peaks import Peaks
 from ...costs.roofline import Shares, Time, form_of, time_on
 from ...costs.targets import Target
-from ...data import Records
+from ...data import Record, Records
 from ...family import Batch, Session
 from ...model import Model, count_parameters
 from ...weights.attach import is_trainable, stored_numbers
@@ -40,8 +41,8 @@ class Look:
         self.model, self.records, self.settings, self.best, self.report = model, records, settings, best, report
         self.found, self.target, self.size = found, target, len(records)
         self.memory = target.room if target else machine.memory_bytes()
-        small = max(2, self.size // 8)
-        self.probes = (small, 2 * small)
+        self.made: Callable[[list[Record]], Batch] = model.collate
+        self.probes = probes_of(self.size)
         self.process = 0
         """Bytes that this process holds beside the net, once its libraries have loaded what a forward pass needs."""
 
@@ -50,7 +51,30 @@ class Look:
         return self.records[[i % self.size for i in range(n)]]
 
     def batch(self, n: int) -> Batch:
-        return self.model.collate(self.some(n).list())
+        return self.made(self.some(n).list())
+
+    def learning(self, pieces: Records, made: Callable[[list[Record]], Batch]) -> "Look":
+        """The same of a training: what it learns from one at a time, in batches as it makes them."""
+        found = copy.copy(self)
+        if pieces is not self.records:
+            found.records = longest_first(self.model, pieces, self.settings)
+        found.made, found.size = made, len(found.records)
+        small, large = probes_of(found.size)
+        while found.rows(large) <= found.rows(small):
+            large += small
+        found.probes = (small, large)
+        return found
+
+    def rows(self, n: int) -> int:
+        """Rows of the batch of n records: fewer where several share one."""
+        return len(next(iter(self.batch(n).values())))
+
+    @property
+    def sizes(self) -> tuple[float, float]:
+        """Of the probes, in records that fill rows as those of the whole batch do."""
+        share = self.size / self.rows(self.size)
+        small, large = (self.rows(n) * share for n in self.probes)
+        return small, large
 
     def note(self, text: str) -> None:
         self.report["notes"].append(text)
@@ -131,6 +155,12 @@ class Look:
                 "largest_batch": line.most(self.memory) if self.report["forward_flops"] else None,
             }
         )
+
+
+def probes_of(size: int) -> tuple[int, int]:
+    """How many records the two batches hold that are watched."""
+    small = max(2, size // 8)
+    return small, 2 * small
 
 
 def trainable(model: Model) -> bool:

@@ -12,6 +12,7 @@ from ...costs import peaks
 from ...costs.count import Cost, Line, Watch, tensors_of
 from ...costs.efficiency import python_calls
 from ...costs.roofline import all_reduce_seconds, devices_needed
+from ...family import Generators
 from ...figures import size_text
 from ...fit import speed
 from ...fit.loop import FitSettings, Loop
@@ -36,18 +37,22 @@ def trains(look: Look) -> None:
         need = states if look.target else look.process + states
         found = {"work": "train", **parts, "predicted_bytes": need, "fits": need <= look.memory}
         return report["memory"].append(found)
+    objective = objective_of(model)
+    look = look.learning(
+        objective.pieces(look.records), lambda records: objective.collate(records, Generators(0, range(len(records))))
+    )
     speed.prepare()  # as training does
     before = peaks.resident_bytes()
     with torch.random.fork_rng():
         probes, held, calls = probed(look)
     process = look.process + max(0, peaks.resident_bytes() - before)
     one, two = (watch.each() for watch in probes)
-    report["step_flops"] = sum(one.at(two, look.probes, look.size).flops.values()) or None
+    report["step_flops"] = sum(one.at(two, look.sizes, look.size).flops.values()) or None
     fixed = parts["weights_bytes"] + parts["moments_bytes"]
     if look.target:
-        return fleet(look, parts, Line.of(probes, look.probes, fixed), one, two)
-    line = Line.of(probes, look.probes, process + fixed, held)
-    cost = one.at(two, look.probes, look.size)
+        return fleet(look, parts, Line.of(probes, look.sizes, fixed), one, two)
+    line = Line.of(probes, look.sizes, process + fixed, held)
+    cost = one.at(two, look.sizes, look.size)
     predicted = look.time(cost, calls, True)
     measured, seconds = measured_steps(look, line, process)
     look.work("training step", look.size, cost, seconds, calls, True)
@@ -59,7 +64,7 @@ def trains(look: Look) -> None:
 
 def kept(probes: list[Watch], look: Look, records: int | None = None) -> float:
     """Bytes that the forward pass keeps for the backward pass."""
-    return Line([[float(watch.peak_saved)] for watch in probes], look.probes, 0).at(records or look.size)
+    return Line([[float(watch.peak_saved)] for watch in probes], look.sizes, 0).at(records or look.size)
 
 
 def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost) -> None:
@@ -68,7 +73,7 @@ def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost)
     target, devices, report = look.target, look.settings.devices, look.report
     assert target is not None
     records = ceil(look.size / devices)
-    time = look.work("training step", records, one.at(two, look.probes, records), None)
+    time = look.work("training step", records, one.at(two, look.sizes, records), None)
     states = line.fixed + parts["gradients_bytes"]
     needed = devices_needed(target, states, lambda n: max(0.0, line.at(n) - states), look.size)
     sharing = (
