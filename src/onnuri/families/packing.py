@@ -70,8 +70,8 @@ def packed(net: nn.Module, assets: Assets) -> Collate:
 
 
 def in_rows(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """input_ids, position_ids, predicted, labels (R, T) of records with their texts. There is no attention_mask: behind the
-    last text of a row its positions go on, and nothing is asked."""
+    """input_ids, position_ids, predicted, labels (R, T) of records with their texts. There is no attention_mask: each place
+    behind the last text of a row is a text of its own, of which nothing is asked."""
     coded = [encode(record, assets) for record in records]
     width = max(len(ids) for ids, _ in coded)
     rows = first_fit([len(ids) for ids, _ in coded], width)
@@ -83,7 +83,7 @@ def in_rows(records: Sequence[Record], assets: Assets, generators: Sequence[torc
             end = start + len(text)
             ids[row, start:end] = torch.tensor(text)
             asked[row, start + first : end] = True
-            places[row, start:] = torch.arange(width - start)
+            places[row, start:end] = torch.arange(len(text))
             start = end
     predicted = asked.roll(-1, 1)  # the first place of a row is never asked for
     labels = ids.masked_fill(~asked, IGNORE)

@@ -5,7 +5,7 @@ the reason for it and is tested on a training with exactly that fault and on a h
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ VANISHING = 1e-4  # gradient per weight of the early matrices against the late o
 EXPLODING = 1e3  # gradient norm of a mean loss before clipping; healthy ones are 0.01 to 50
 DEAD = 0.4  # share of a layer's units that never leave zero over a whole batch
 OVERFITTING = 1.1  # validation loss against its own best, while the training loss still falls
+DESERTED = 0.05  # of an even share: what an expert is chosen less than, it learns next to nothing from
+EVEN = 20  # choices for each expert, if all were even, from which fewer are not chance
 TOO_HIGH = 1.5  # smoothed loss against the best so far (or the start) when it ought to fall
 TOO_LOW = 0.01  # relative fall of the loss over a whole run, and relative movement of the weights
 
@@ -79,6 +81,20 @@ def check_units(net: nn.Module, forward) -> Iterator[Finding]:
                 "dead-units",
                 f"{share:.0%} of the units that feed {name} are zero for every record of a batch",
                 "a lower learning rate, a new start, or GELU instead of ReLU",
+            )
+            return
+
+
+def check_experts(loads: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """Look at how often each expert of each mixture is chosen in a batch, (E,)."""
+    for name, load in loads.items():
+        even = float(load.mean())
+        dead = int((load < DESERTED * even).sum())
+        if dead and even >= EVEN:
+            yield Finding(
+                "dead-experts",
+                f"{dead} of the {len(load)} experts of {name} get less than {DESERTED:.0%} of an even share of a batch's tokens",
+                "--balance 0.01, fewer experts, or a lower learning rate",
             )
             return
 

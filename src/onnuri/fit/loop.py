@@ -7,10 +7,9 @@ a net draws itself runs under a seed of (seed, step, micro-batch, player, proces
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,8 +22,9 @@ from ..errors import BadSettings, BrokenPromise
 from ..family import Batch, mix
 from ..operation import Finding, Log, Settings
 from ..weights.matrices import typical_size, weights, zeros_of
-from . import checkpoint, descent, doctor, speed
-from .batches import Batches, Collate, moved, numbers_in
+from . import checkpoint, descent, doctor, experts, speed
+from .batches import Batches, moved, numbers_in
+from .objective import Objective, Progress
 from .speed import Loss
 
 VALIDATION_RECORDS = 2048
@@ -46,6 +46,9 @@ class FitSettings(Settings):
     )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the learning rate rises")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    balance: float = Field(
+        0.0, ge=0, description="weight of an even load of a mixture's experts, text by text; 0.01 is usual"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 for larger batches and nets where the processor has it"
     )
@@ -59,39 +62,6 @@ class FitSettings(Settings):
         ge=0,
         description="seconds between the states kept for resuming, longer where saving is slow; 0: every step",
     )
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
-    `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
-    nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last;
-    `pieces`: records -> what is learnt from one at a time."""
-
-    net: nn.Module
-    parts: dict[str, nn.Module]
-    collate: Collate
-    loss: Loss
-    pruned: tuple[str, ...] = ()
-    companions: tuple[nn.Module, ...] = ()
-    blocks: tuple[str, ...] = ()
-    pieces: Callable[[Records], Records] = lambda records: records
-
-
-@dataclass
-class Progress:
-    """All that a resumed run needs beside the tensors."""
-
-    step: int = 0
-    best: float = float("inf")
-    since_best: int = 0
-    stopped: bool = False
-    curves: dict[str, list[tuple[int, float]]] = field(
-        default_factory=lambda: {"loss": [], "validation": [], "learning_rate": [], "gradient_norm": []}
-    )
-    findings: dict[str, tuple[str, str]] = field(default_factory=dict)
-    pace: dict[str, Any] = field(default_factory=dict)
-    """What `speed.Pace.facts` tells of the run."""
 
 
 def fit(
@@ -165,6 +135,8 @@ class Loop:
         if not speed.batch_norms(objective.net) and not settings.micro_batch:
             self.batches.cut()
         self.loss: Loss = objective.loss
+        if settings.balance:
+            self.loss = experts.balanced(objective.net, self.loss, settings.balance)
         self.progress = Progress()
         self.pace = speed.Pace()
         self.bf16 = settings.precision == "bf16"
@@ -175,6 +147,7 @@ class Loop:
 
     def run(self) -> None:
         self.look()
+        self.note_loads("before")
         checkpoint.resume(self)
         if self.settings.compile:
             self.compile()
@@ -199,6 +172,16 @@ class Loop:
         self.progress.pace = self.pace.facts(self.bf16, self.device, self.settings.batch_size)
         if self.best_state:
             self.objective.net.load_state_dict(self.best_state)
+        self.note_loads("after")
+
+    def note_loads(self, when: str) -> None:
+        """The load of a mixture's experts on the first batch, to be drawn."""
+        if found := self.loads(moved(self.batches.at(0)[0], self.device)):
+            self.progress.bars[f"share of the tokens for each expert, {when}"] = experts.shares(found)
+
+    def loads(self, batch: Batch) -> experts.Loads:
+        self.objective.net.eval()  # looking must not move batch-norm statistics
+        return experts.loads(self.objective.net, self.objective.loss, batch, next(iter(self.objective.parts)))
 
     def step(self, ahead: bool = False) -> None:
         """One optimizer step of each player on the same records. `ahead`: collate the next ones meanwhile."""
@@ -373,6 +356,7 @@ class Loop:
         self.find(doctor.probe(weights(self.objective.parts[player]), norm, self.progress.step))
         self.objective.net.eval()  # looking must not move batch-norm statistics
         self.find(doctor.check_units(self.objective.parts[player], lambda: self.objective.loss(batch, player)))
+        self.find(doctor.check_experts(self.loads(batch)))
         self.training_mode()
 
     def find(self, findings: Iterator[Finding]) -> None:

@@ -53,7 +53,7 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
 def trained(model: Model, progress: Progress) -> Result:
     """What a training hands back: the model, and what was seen on the way."""
     findings = [Finding(name, *texts) for name, texts in progress.findings.items()]
-    return Result(model=model, curves=progress.curves, findings=findings, pace=progress.pace)
+    return Result(model=model, curves=progress.curves, findings=findings, pace=progress.pace, bars=progress.bars)
 
 
 def started(settings: Settings, records: Records) -> Model:

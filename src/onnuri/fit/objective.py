@@ -1,0 +1,47 @@
+"""What a training lowers, and how far it has come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ..data import Records
+from .batches import Collate
+from .speed import Loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
+    `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
+    nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last;
+    `pieces`: records -> what is learnt from one at a time."""
+
+    net: nn.Module
+    parts: dict[str, nn.Module]
+    collate: Collate
+    loss: Loss
+    pruned: tuple[str, ...] = ()
+    companions: tuple[nn.Module, ...] = ()
+    blocks: tuple[str, ...] = ()
+    pieces: Callable[[Records], Records] = lambda records: records
+
+
+@dataclass
+class Progress:
+    """All that a resumed run needs beside the tensors."""
+
+    step: int = 0
+    best: float = float("inf")
+    since_best: int = 0
+    stopped: bool = False
+    curves: dict[str, list[tuple[int, float]]] = field(
+        default_factory=lambda: {"loss": [], "validation": [], "learning_rate": [], "gradient_norm": []}
+    )
+    findings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    pace: dict[str, Any] = field(default_factory=dict)
+    """What `speed.Pace.facts` tells of the run."""
+
+    bars: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What is drawn of the net: the load of its experts."""
