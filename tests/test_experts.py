@@ -75,7 +75,9 @@ def test_the_term_is_a_sum_over_texts_however_they_are_laid_out(design):
     alone = torch.cat([term(model, LM.collate([row], model.assets, [])) for row in rows]).detach()
     padded = term(model, LM.collate(rows, model.assets, [])).detach()
     batch = LM.packed(model.net, model.assets)(rows, model.assets, [])
-    assert len(batch["input_ids"]) < len(rows) or design == "gpt_oss"  # whose texts do not stay apart in transformers 5.23
+    assert (
+        len(batch["input_ids"]) < len(rows) or design == "gpt_oss"
+    )  # whose texts do not stay apart in transformers 5.23
     torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)  # it is what is left of two losses of hundreds
     torch.testing.assert_close(term(model, batch).sum().detach(), alone.sum(), rtol=1e-4, atol=1e-3)
 

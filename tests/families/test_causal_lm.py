@@ -540,3 +540,12 @@ def test_prompts_are_read_a_few_at_a_time(folders, monkeypatch):
         monkeypatch.setattr("onnuri.decoding.loop.AT_ONCE", 1)
         few = made()
     assert many == few and read[:2] == [1, 3] and read[-8:].count(1) >= 4
+
+
+def test_a_context_longer_than_the_positions_of_the_net_is_told(folders, tmp_path):
+    net, assets = LM.read(folders["gpt2"], False)
+    LM.write(net, replace(assets, max_length=65), tmp_path, True)
+    with pytest.raises(BadInput, match="reads 65 tokens at once, the net has 64 positions"):
+        LM.read(tmp_path, False)
+    LM.write(net, replace(assets, max_length=33), tmp_path, True)
+    assert LM.read(tmp_path, False)[1].max_length == 33

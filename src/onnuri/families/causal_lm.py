@@ -23,7 +23,7 @@ from ..decoding import padded
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, fewer_tokens, next_token, packing, sizes, texts, vocabulary, widths
+from . import depth, dial, fewer_tokens, next_token, packing, sizes, texts, vocabulary, widths
 from .next_token import Assets
 
 HEADS = ("ForCausalLM", "LMHeadModel")
@@ -38,6 +38,7 @@ DEFAULTS = {
     "tie_embeddings": True,
     "max_new_tokens": 64,
 }
+DIALS = {"depth": 0, "parameters": 0}  # known by name; `dial` takes them out
 LEAST = {
     "hidden_size": 2,
     "num_layers": 1,
@@ -76,8 +77,12 @@ def assets_beside(net: Any, folder: Path) -> Assets:
             hint=f"delete it, or write it like {json.dumps(NOTES)}",
         )
     longest = getattr(net.config, "max_position_embeddings", None) or math.inf
-    noted = NOTES | noted
-    noted["max_length"] = min(noted["max_length"], longest)
+    if noted.get("max_length", 0) > longest:
+        raise BadInput(
+            f"{folder}/config.json: onnuri_fields reads {noted['max_length']} tokens at once, the net has {longest} positions",
+            hint=f'"max_length": {longest} or less there',
+        )
+    noted = NOTES | {"max_length": min(NOTES["max_length"], longest)} | noted
     return with_tokenizer(net, guarded(AutoTokenizer.from_pretrained, folder, local_files_only=True), noted)
 
 
@@ -111,7 +116,7 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     from transformers import AutoModelForCausalLM
 
-    settings = checked(merged(DEFAULTS, config))
+    settings = checked(merged(DEFAULTS | DIALS, dial.chosen(DEFAULTS, config)))
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
@@ -149,7 +154,7 @@ def columns_of(records: Records) -> tuple[str, str]:
 
 
 def design(settings: dict, tokenizer: Any) -> Any:
-    """The config for transformers. The feed-forward width is Llama's 8/3 of the hidden, rounded up to 16."""
+    """The config for transformers."""
     from transformers import LlamaConfig, MixtralConfig
 
     common = {
@@ -159,7 +164,7 @@ def design(settings: dict, tokenizer: Any) -> Any:
         "num_hidden_layers": settings["num_layers"],
         "num_attention_heads": settings["num_heads"],
         "num_key_value_heads": settings["num_heads"],
-        "intermediate_size": 16 * math.ceil(settings["hidden_size"] / 6),
+        "intermediate_size": dial.feed_forward(settings["hidden_size"]),
         "tie_word_embeddings": bool(settings["tie_embeddings"]),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

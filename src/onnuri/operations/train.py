@@ -9,8 +9,9 @@ from pydantic import Field
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
 from ..family import mix
+from ..figures import scaled
 from ..fit.loop import FitSettings, Objective, Progress, fit
-from ..model import Model
+from ..model import Model, count_parameters
 from ..operation import Finding, Log, Operation, Result, Way
 from ..registry import family as find_family
 from ..weights.fake_quantization import rounding
@@ -36,6 +37,8 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
     if model is None:
         model = started(settings, train)
         model.check(data.records)  # a label that only the other splits have is known now, not when all is done
+        if settings.config and model.players:
+            log.warn(described(model))
     elif settings.config:
         raise BadSettings("'config' has no effect on a model that exists", hint="leave --config or MODEL out")
     if settings.quantized and model.pruned:
@@ -63,6 +66,16 @@ def started(settings: Settings, records: Records) -> Model:
     family = find_family(settings.family)
     generator = torch.Generator().manual_seed(mix(settings.seed, 0))
     return Model(family, *family.start(settings.config, records, generator))
+
+
+def described(model: Model) -> str:
+    """What a new model became, in one line."""
+    known = model.family.vocabulary(model.net, model.assets)
+    numbers = [f"{size.name} {size.count}" for size in model.family.sizes(model.net, model.assets)]
+    numbers += [f"{len(model.blocks)} blocks"] * bool(model.blocks) + [f"{len(known.rows)} tokens"] * (
+        known is not None
+    )
+    return f"a new {model.family.name} of {scaled(count_parameters(model.net), '', least=1)} parameters: {', '.join(numbers)}"
 
 
 def objective_of(model: Model) -> Objective:
