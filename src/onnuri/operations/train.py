@@ -72,9 +72,8 @@ def described(model: Model) -> str:
     """What a new model became, in one line."""
     known = model.family.vocabulary(model.net, model.assets)
     numbers = [f"{size.name} {size.count}" for size in model.family.sizes(model.net, model.assets)]
-    numbers += [f"{len(model.blocks)} blocks"] * bool(model.blocks) + [f"{len(known.rows)} tokens"] * (
-        known is not None
-    )
+    numbers += [f"{len(model.blocks)} blocks"] if model.blocks else []
+    numbers += [f"{len(known.rows)} tokens"] if known else []
     return f"a new {model.family.name} of {scaled(count_parameters(model.net), '', least=1)} parameters: {', '.join(numbers)}"
 
 
