@@ -67,6 +67,37 @@ class Vocabulary:
     kept: Callable[["Tensor"], tuple[nn.Module, Any]]
     """(numbers that stay, ascending, with all that is needed) -> (net, assets): the same model that knows no others."""
 
+    grown: Callable[[Sequence[tuple[int, int]]], tuple[nn.Module, Any]]
+    """(two tokens, of which each may be a new one already) of each new token, numbered from V on -> (net, assets): the same model
+    that knows these as well, wherever it would have met the two in a row within a word. Wherever the net has a row for each token
+    a new one's is the mean of those of its parts. Refusal where its design or its tokenizer takes no more."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """How a text is cut into tokens, one after another, and put together again."""
+
+    words: Callable[[Sequence[str]], list[list[list[int]]]]
+    """texts -> of each its words, across which no token reaches, as the numbers of their tokens. No marks stand around them."""
+
+    joined: Callable[[Sequence[int]], str]
+    """What is written with these tokens: the text itself where nothing of it is lost."""
+
+    unknown: Collection[int]
+    """They stand for all that the model does not know."""
+
+    parts_of_characters: Collection[int]
+    """Each is one byte of a character that takes several."""
+
+    alone: Collection[int]
+    """They are joined to no other: marks, and what spells a character for want of a token."""
+
+    spelled: Mapping[int, str]
+    """{number of a token: how the vocabulary writes it}"""
+
+    join: Callable[[str, str], str]
+    """How the vocabulary would write two tokens as one."""
+
 
 @dataclass(frozen=True)
 class Writing:
@@ -205,6 +236,9 @@ class Family:
     vocabulary: Callable[[nn.Module, Any], Vocabulary | None]
     """(net, assets) -> the tokens that it reads, where some can be left out; None where it reads none, or none can."""
 
+    segmentation: Callable[[Any], Segmentation | None]
+    """assets -> how it cuts a text into tokens; None where it reads no texts, or not as tokens that follow each other."""
+
     tiny: Callable[[], dict]
     """A config for `start` that makes a complete model in a moment."""
 
@@ -279,6 +313,10 @@ def undivided(records: Records, assets: Any) -> Records:
 def one_a_row(collate: Collate) -> Callable[[nn.Module, Any], Collate]:
     """The `packed` of a family whose batches hold a record in each row."""
     return lambda net, assets: collate
+
+
+def uncut(assets: Any) -> None:
+    """The `segmentation` of a family that cuts no texts."""
 
 
 def reads_all(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[nn.Module, Batch, Memory], Any]:

@@ -28,6 +28,7 @@ from onnuri.family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from onnuri.nets.pixels import Shape, guess_shape, to_tensor
@@ -224,6 +225,7 @@ FAMILY = Family(
     blocks=blocks,
     keep=keep,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=lambda: {"width": 16, "layers": 2, "steps": 4},
     toy=toy,
 )

@@ -2,7 +2,7 @@
 
 No architecture is named: config.json says that a folder is mine, transformers reads and writes it. Only
 `start` has to choose: a Llama (Touvron et al. 2023, arXiv 2302.13971) or, with experts, a Mixtral (Jiang et
-al. 2024, arXiv 2401.04088), over a byte-level BPE (Radford et al. 2019), to which no text is unknown.
+al. 2024, arXiv 2401.04088), over tokens learnt as `vocabulary.py` says, to which no text is unknown.
 
 A record is a text, or a prompt and the text that follows; then only the text is learnt and judged. How, says
 `next_token.py`.
@@ -25,6 +25,7 @@ from ..family import Family, Vocabulary
 from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
 from . import depth, dial, fewer_tokens, next_token, packing, sizes, texts, vocabulary, widths
 from .next_token import Assets
+from .segmentation import segmentation_of
 
 HEADS = ("ForCausalLM", "LMHeadModel")
 PROMPTS = (next_token.PROMPT, "question", "instruction")
@@ -33,6 +34,8 @@ DEFAULTS = {
     "num_layers": 4,
     "num_heads": 4,
     "vocab_size": 4096,
+    "tokenizer": "bpe",
+    "pre_split": "",
     "max_length": 256,
     "experts": 0,
     "tie_embeddings": True,
@@ -120,7 +123,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
-    tokenizer = vocabulary.of_bytes(known, settings["vocab_size"], settings["max_length"])
+    tokenizer = vocabulary.learnt(settings, known, vocabulary.WRITTEN)
     net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
     lengths = {name: settings[name] for name in ("max_length", "max_new_tokens")}
     return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
@@ -133,6 +136,7 @@ def checked(settings: dict) -> dict:
         for name, low in LEAST.items()
         if not isinstance(settings[name], int) or settings[name] < low
     ]
+    faults += [] if faults else vocabulary.faults_of(settings)
     # rotary positions turn pairs; the grouped product of experts reads 16 bytes at a time
     step = 1 if faults else math.lcm(2 * settings["num_heads"], 8 if settings["experts"] else 1)
     if not faults and settings["hidden_size"] % step:
@@ -264,6 +268,7 @@ FAMILY = Family(
     keep=depth.keep_layers,
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,
+    segmentation=lambda assets: segmentation_of(assets.tokenizer),
     tiny=tiny,
     toy=texts.toy,
 )

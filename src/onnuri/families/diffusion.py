@@ -32,6 +32,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
@@ -311,6 +312,7 @@ FAMILY = Family(
     keep=depth.refuse,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=tiny,
     toy=toy,
 )

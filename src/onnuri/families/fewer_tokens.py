@@ -1,13 +1,13 @@
-"""A model of transformers with fewer tokens: which its tokenizer can spare, and the net and the tokenizer without them.
+"""A model of transformers with fewer tokens, or more: which its tokenizer can spare, and the net and the tokenizer without them.
 
 No architecture is named. A tokenizer that merges can lose a token together with the merges that make it (Sennrich et al.,
 arXiv:1508.07909), one that looks pieces up simply loses them: what was written with one such token is written with several
 others. Marks and single characters stay, so that every text is read as before. Numbers are closed up, in the net, its config
-and the tokenizer; rows of the net that no token stands for go first.
+and the tokenizer; rows of the net that no token stands for go first. How tokens are added says `more_tokens.py`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import Refusal
 from ..family import Size, Vocabulary
 from ..weights.units import Axis, Cut, Place, changed_axes, taken_out
-from . import sizes
+from . import more_tokens, segmentation, sizes
 from .depth import empty, parts_of
 
 KINDS = ("BPE", "WordPiece", "Unigram")
@@ -31,7 +31,7 @@ Numbers = Mapping[int, int]
 
 def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], Any]) -> Vocabulary | None:
     """See Family.vocabulary. `again`: (net, tokenizer) -> the assets."""
-    file = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    file = segmentation.file_of(tokenizer)
     table = net.get_input_embeddings()
     if file.get("model", {}).get("type") not in KINDS or not isinstance(table, nn.Embedding):
         return None
@@ -51,7 +51,12 @@ def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], An
         smaller = smaller_net(net, numbers, new)
         return smaller, again(smaller, smaller_tokenizer(tokenizer, file, new))
 
-    return Vocabulary("input_ids", rows, needed, made, kept)
+    def grown(joins: Sequence[tuple[int, int]]) -> tuple[nn.Module, Any]:
+        join = segmentation.segmentation_of(tokenizer).join
+        bigger, more = more_tokens.grown(net, tokenizer, file, designs(net, {}), joins, join)
+        return bigger, again(bigger, more)
+
+    return Vocabulary("input_ids", rows, needed, made, kept, grown)
 
 
 def numbers_of(model: dict) -> dict[str, int]:
@@ -104,8 +109,8 @@ def mentioned(net: Any) -> set[int]:
     return {number for each in lists for number in each if type(number) is int and number >= 0}
 
 
-def smaller_net(net: Any, numbers: Tensor, new: Numbers) -> Any:
-    """The net with these rows wherever it has one for each token. Refusal where its design has no such net."""
+def designs(net: Any, new: Numbers) -> Callable[[int], Any]:
+    """A number of tokens -> the empty net of this design that has a row for each. Refusal where its design has no such net."""
     rows = len(net.get_input_embeddings().weight)
     entries = {entry: 1 for entry, value in sizes.numbers_of(net.config) if entry[1] == ENTRY and value == rows}
     if not entries:
@@ -121,6 +126,12 @@ def smaller_net(net: Any, numbers: Tensor, new: Numbers) -> Any:
             renumber(smaller.generation_config, new)
         return smaller
 
+    return made
+
+
+def smaller_net(net: Any, numbers: Tensor, new: Numbers) -> Any:
+    """The net with these rows wherever it has one for each token."""
+    rows, made = len(net.get_input_embeddings().weight), designs(net, new)
     lengths = changed_axes(net, made(len(numbers)))
     axes = tuple(Axis(name, axis, rows) for (name, axis), pair in lengths.items() if pair == (rows, len(numbers)))
     cut = Cut(Size(ENTRY, "channels", rows, made), len(numbers), (Place(PLACE, rows, len(numbers), 1, axes),), True)

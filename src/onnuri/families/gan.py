@@ -32,6 +32,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.dcgan import GROUPS, Gan, faults_of
@@ -255,6 +256,7 @@ FAMILY = Family(
     keep=depth.refuse,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=tiny,
     toy=toy,
 )

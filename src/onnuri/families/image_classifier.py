@@ -34,6 +34,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
@@ -355,6 +356,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=lambda: {"width": 16, "depth": 1},
     toy=toy,
 )

@@ -22,6 +22,7 @@ from ..errors import BadInput, Refusal
 from ..family import Family, Vocabulary, at_once, one_a_row, reads_all, undivided
 from . import depth, fewer_tokens, heads, masked_tokens, sizes, text_tokens, texts, vocabulary, widths
 from .masked_tokens import MASKED, Assets
+from .segmentation import segmentation_of
 
 HEAD = "ForMaskedLM"
 
@@ -73,7 +74,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     answer = texts.column_of(records, (MASKED,))
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (text or "" for text in some.column(answer))
-    tokenizer = vocabulary.of_characters(known, settings["vocab_size"], settings["max_length"])
+    tokenizer = vocabulary.learnt(settings, known, vocabulary.READ)
     made = text_tokens.design(settings, tokenizer)
     net = widths.fresh(AutoModelForMaskedLM, made, 1, generator, torch.float32)
     return net, assets_of(net, tokenizer, answer)
@@ -162,6 +163,7 @@ FAMILY = Family(
     keep=depth.keep_layers,
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,
+    segmentation=lambda assets: segmentation_of(assets.tokenizer),
     tiny=lambda: {"hidden_size": 32, "num_layers": 2, "max_length": 48, "vocab_size": 300, "dropout": 0.0},
     toy=texts.toy,
 )

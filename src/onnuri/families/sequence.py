@@ -31,6 +31,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.sequence_net import DESIGNS, NORMALIZE, SequenceNet
@@ -278,6 +279,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=tiny,
     toy=toy,
 )

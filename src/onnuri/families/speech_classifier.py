@@ -36,6 +36,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
@@ -384,6 +385,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=lambda: {"width": 16, "mels": 24},
     toy=toy,
 )

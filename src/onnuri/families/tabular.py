@@ -28,6 +28,7 @@ from ..family import (
     one_a_row,
     reads_all,
     seeded,
+    uncut,
     undivided,
 )
 from ..nets.table_net import TableNet
@@ -243,6 +244,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=no_tokens,
+    segmentation=uncut,
     tiny=tiny,
     toy=tables.toy,
 )

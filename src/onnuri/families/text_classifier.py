@@ -17,9 +17,21 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
-from ..family import Batch, Family, Outputs, Size, Vocabulary, at_once, on_any_runtime, one_a_row, reads_all, undivided
+from ..family import (
+    Batch,
+    Family,
+    Outputs,
+    Segmentation,
+    Size,
+    Vocabulary,
+    at_once,
+    on_any_runtime,
+    one_a_row,
+    reads_all,
+    undivided,
+)
 from ..nets.ngram_net import NgramNet
-from . import depth, heads, labels, sizes, text_ngrams, text_tokens
+from . import depth, heads, labels, segmentation, sizes, text_ngrams, text_tokens
 
 NETS = {"ngrams": text_ngrams, "bert": text_tokens}
 Assets = text_ngrams.Assets | text_tokens.Assets
@@ -90,6 +102,11 @@ def sizes_of(net: Any, assets: Assets) -> list[Size]:
 
 def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
     return module_of(assets).vocabulary_of(net, assets)
+
+
+def segmentation_of(assets: Assets) -> Segmentation | None:
+    """See Family.segmentation. The n-grams of a bag overlap."""
+    return None if isinstance(assets, text_ngrams.Assets) else segmentation.segmentation_of(assets.tokenizer)
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
@@ -178,6 +195,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=vocabulary_of,
+    segmentation=segmentation_of,
     tiny=lambda: {
         "net": "bert",
         "hidden_size": 32,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import hub
 from ..data import Records, as_label, required_answer
-from ..errors import BadSettings
+from ..errors import BadSettings, Refusal
 from ..family import Batch, Vocabulary, seeded
 from ..nets.ngram_net import Design, NgramNet, design_of
 from . import labels, ngrams
@@ -160,7 +160,10 @@ def vocabulary_of(net: NgramNet, assets: Assets) -> Vocabulary:
         return other.train(net.training), replace(assets, ngrams=known, digest=known.digest)
 
     rows = net.bag.table.weight.detach() * net.bag.telling[:, None]
-    return Vocabulary("ngrams", rows, {0}, {}, kept)
+    def grown(joins: Sequence[tuple[int, int]]) -> tuple[NgramNet, Assets]:
+        raise Refusal("n-grams overlap, so that none is put together from others", "train a new bag on all the texts")
+
+    return Vocabulary("ngrams", rows, {0}, {}, kept, grown)
 
 
 # ---------------------------------------------------------------------------------------------------- batches

@@ -1,14 +1,13 @@
 """Texts as tokens: any encoder of transformers, and a small BERT of our own making.
 
 A new one is Devlin et al., BERT (arXiv:1810.04805), differing in:
-1. its tokens are pairs of characters merged instead of WordPiece, see `vocabulary.py`;
+1. its tokens are pairs of characters merged instead of WordPiece, or others of `vocabulary.py`;
 2. it begins with random weights, without pre-training, and never sees a second segment.
 Letters: B texts, T tokens. Batch: input_ids, attention_mask and, where the tokenizer gives it, token_type_ids
 (B, T) int64, padded on the right so that a token's place does not depend on its neighbors.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from ..data import Records, required_answer
 from ..errors import BadInput, BadSettings
 from ..family import Batch, Vocabulary
 from . import fewer_tokens, heads, labels, vocabulary, widths
+from .segmentation import settings_kept
 
-DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "dropout": 0.1}
+DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "tokenizer": "characters", "pre_split": "", "dropout": 0.1}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 LONGEST = 512  # tokens of a text where a model states no limit of its own
 
@@ -116,7 +116,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
     texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
-    tokenizer = vocabulary.of_characters(texts, settings["vocab_size"], settings["max_length"])
+    tokenizer = vocabulary.learnt(settings, texts, vocabulary.READ)
     made = design(settings, tokenizer, **heads.label_config(names))
     made.onnuri_fields = {"question": question, "answer": answer}
     net = widths.fresh(AutoModelForSequenceClassification, made, 1, generator, torch.float32)
@@ -150,10 +150,11 @@ def checked(settings: dict) -> dict:
             "num_layers": 0,
             "num_heads": 0,
             "max_length": 2,
-            "vocab_size": len(vocabulary.MARKS),
+            "vocab_size": 0,
         }.items()
         if type(settings[name]) is not int or settings[name] <= least
     ]
+    faults += [] if faults else vocabulary.faults_of(settings)
     if not faults and settings["hidden_size"] % settings["num_heads"]:
         faults.append(f"num_heads {settings['num_heads']} does not divide {settings['hidden_size']}")
     if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:
@@ -223,14 +224,3 @@ def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tenso
             return_tensors="pt",
         )
     return {name: tokens[name] for name in TENSORS if name in tokens}
-
-
-@contextmanager
-def settings_kept(tokenizer: Any) -> Iterator[None]:
-    """A call leaves its cutting and padding in a fast tokenizer; its file must not get them."""
-    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
-    before = (backend.truncation, backend.padding) if backend else (None, None)
-    yield
-    if backend:
-        backend.enable_truncation(**before[0]) if before[0] else backend.no_truncation()
-        backend.enable_padding(**before[1]) if before[1] else backend.no_padding()

@@ -1,65 +1,163 @@
-"""Vocabularies learnt from texts by merging the commonest pairs, as fast tokenizers of transformers.
+"""Vocabularies learnt from texts, as fast tokenizers of transformers.
 
-Sennrich et al. 2016, arXiv:1508.07909, over characters for a classifier, over bytes (Radford et al. 2019) for a
-language model. Not WordPiece, whose trainer numbers its tokens differently in every process.
+bpe: pairs of bytes merged, the commonest first (Sennrich et al. 2016, arXiv:1508.07909; over bytes Radford et al. 2019).
+unigram: the likeliest pieces (`unigram.py`, Kudo 2018, arXiv:1804.10959), and a piece for each byte of what has none. Every text comes
+back from both as it went in. characters: pairs of characters merged, NFC and [UNK] for what is unknown; programs without Python can
+follow it. Not WordPiece, whose trainer numbers its tokens differently in every process.
+
+Before anything is learnt texts are cut by a pattern, across which no token reaches: SPLITS. Tokens begin with the space before them.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ..errors import propose
+from . import unigram
+
 MOST_TEXTS = 200_000  # more of them no longer change the merges that matter
-MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 END = "<|endoftext|>"
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+SPELLING = "<>0123456789ABCDEFx"  # what BYTES are written with: a text that holds one must have other pieces for it
+
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+HANGUL, HAN = r"\p{Hangul}\p{M}*", r"\p{Han}\p{M}*"
+SCRIPTS = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?(?:{HANGUL})+| ?(?:{HAN})+| ?(?:(?!\p{{Hangul}}|\p{{Han}})\p{{L}}\p{{M}}*)+|"
+PARTICLES = "에서는|에서도|으로는|에게는|까지는|이라는|에서|에게|으로|까지|부터|처럼|보다|이나|은|는|이|가|을|를|의|에|도|만|와|과|로|랑|나"
+SPLITS = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "llama3": rf"{WORDS}\p{{N}}{{1,3}}{SPACES}",
+    "qwen2": rf"{WORDS}\p{{N}}{SPACES}",
+    "scripts": rf"{SCRIPTS}\p{{N}}{{1,3}}{SPACES}",
+    "particles": rf" ?(?:\p{{Hangul}}){{2,}}?(?=(?:{PARTICLES})(?!\p{{Hangul}}))|{SCRIPTS}\p{{N}}{{1,3}}{SPACES}",
+}
+"""{name: the pattern of what is cut apart}. gpt2: words, numbers and signs; llama3 and qwen2: as those models do, digits in threes or
+singly; scripts: Hangul, Han characters and all other letters apart as well, digits in threes; particles: also the commonest Korean
+particles from their words, by their spelling alone."""
+
+SPLIT = "llama3"
 
 
-def of_characters(texts: Iterator[str], size: int, max_length: int) -> Any:
-    """At most `size` tokens; more only where that many characters occur. Text is brought to NFC and keeps its
-    case, a space becomes a mark, so that Korean needs no tool of its own. [CLS] and [SEP] stand around a text."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+@dataclass(frozen=True)
+class Marks:
+    """Tokens that stand for no text. `roles`: {role: token}; `before` and `after` stand around each text."""
 
-    backend: Any = Tokenizer(models.BPE(unk_token="[UNK]"))
+    roles: Mapping[str, str]
+    before: str
+    after: str = ""
+
+    @property
+    def tokens(self) -> list[str]:
+        return list(dict.fromkeys(self.roles.values()))
+
+    @property
+    def around(self) -> Any:
+        from tokenizers import processors
+
+        single, pair = (f"{self.before} {texts} {self.after}".strip() for texts in ("$A", "$A $B"))
+        numbers = [(mark, self.tokens.index(mark)) for mark in (self.before, self.after) if mark]
+        return processors.TemplateProcessing(single=single, pair=pair, special_tokens=numbers)
+
+
+READ = Marks(
+    {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"},
+    "[CLS]",
+    "[SEP]",
+)
+"""Of a model that reads texts."""
+
+WRITTEN = Marks({"bos_token": END, "eos_token": END, "pad_token": "<|pad|>"}, END)
+"""Of a model that writes texts: END stands before each, so that its first token is predicted too."""
+
+
+def faults_of(settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the entries `tokenizer`, `pre_split` and, in that light, `vocab_size` of a config."""
+    kind, split = settings["tokenizer"], settings["pre_split"]
+    if kind not in KINDS:
+        return [f"'tokenizer' must be {', '.join(KINDS)}, found {kind!r}; {propose(str(kind), KINDS)}"]
+    if split and kind == "characters":
+        return ["'pre_split' has no effect on 'characters', which have their own; with it tokenizer=bpe or unigram"]
+    if split and split not in SPLITS:
+        return [f"'pre_split' must be {', '.join(SPLITS)}, found {split!r}; {propose(str(split), SPLITS)}"]
+    least = {"characters": len(READ.tokens) + 1, "bpe": len(READ.tokens) + 256, "unigram": 300}[kind]
+    size = settings["vocab_size"]
+    return [f"'vocab_size' must be {least} or more with {kind}, found {size}"] * (type(size) is int and size < least)
+
+
+def learnt(settings: Mapping[str, Any], texts: Iterator[str], marks: Marks) -> Any:
+    """The tokenizer that the entries `tokenizer`, `pre_split`, `vocab_size` and `max_length` of a config ask for. `marks` have its
+    first numbers."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = KINDS[settings["tokenizer"]](texts, settings["vocab_size"], settings["pre_split"] or SPLIT, marks)
+    backend.post_processor = marks.around
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=settings["max_length"], **marks.roles)
+
+
+def of_characters(texts: Iterator[str], size: int, split: str, marks: Marks) -> Any:
+    """At most `size` tokens; more only where that many characters occur. Text is brought to NFC and keeps its case, a space becomes
+    a mark."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    backend: Any = Tokenizer(models.BPE(unk_token=marks.roles["unk_token"]))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     backend.decoder = decoders.Metaspace()
-    numbers = {mark: number for number, mark in enumerate(MARKS.values())}
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(mark, numbers[mark]) for mark in ("[CLS]", "[SEP]")]
-    )
-    return learnt(backend, texts, size, max_length, MARKS)
+    return merging(backend, texts, size, marks, ())
 
 
-def of_bytes(texts: Iterator[str], size: int, max_length: int) -> Any:
-    """At most `size` tokens, 258 or more. Every byte is one of them, so any text comes back as it went in. END stands
-    before each text, so that its first token is predicted too."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+def of_bytes(texts: Iterator[str], size: int, split: str, marks: Marks) -> Any:
+    """At most `size` tokens; every byte is one of them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     backend: Any = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split == "gpt2")
+    backend.pre_tokenizer = whole if split == "gpt2" else pre_tokenizers.Sequence([pattern(split), whole])
     backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, 0)]
-    )
-    marks = {"bos_token": END, "eos_token": END, "pad_token": "<|pad|>"}
-    return learnt(backend, texts, size, max_length, marks, sorted(pre_tokenizers.ByteLevel.alphabet()))
+    return merging(backend, texts, size, marks, sorted(pre_tokenizers.ByteLevel.alphabet()))
 
 
-def learnt(
-    backend: Any, texts: Iterator[str], size: int, max_length: int, marks: dict[str, str], alphabet: Sequence[str] = ()
-) -> Any:
-    """The tokenizer with its vocabulary: `marks` {role: token} first, in their order, then `alphabet`, then merges."""
+def merging(backend: Any, texts: Iterator[str], size: int, marks: Marks, alphabet: Sequence[str]) -> Any:
+    """`marks` have the first numbers, then comes the `alphabet`, then what is merged."""
     from tokenizers import trainers
-    from transformers import PreTrainedTokenizerFast
 
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=list(dict.fromkeys(marks.values())),
-        initial_alphabet=list(alphabet),
-        show_progress=False,
+        vocab_size=size, special_tokens=marks.tokens, initial_alphabet=list(alphabet), show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **marks)
+    return backend
+
+
+def of_pieces(texts: Iterator[str], size: int, split: str, marks: Marks) -> Any:
+    """At most `size` tokens: the likeliest pieces, and one for each byte of a character that has none."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    cut = pattern(split)
+    words = Counter[str]()
+    for text in texts:
+        words.update(part for part, _ in cut.pre_tokenize_str(text))
+    known = [*marks.tokens, *BYTES]
+    pieces = [pair for pair in unigram.learnt(words, size - len(known), SPELLING) if pair[0] not in known]
+    least = pieces[-1][1] - 1000  # never chosen for a text that spells one
+    backend: Any = Tokenizer(models.Unigram([(each, least) for each in known] + pieces, 0, True))
+    backend.pre_tokenizer = cut
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks.tokens])
+    return backend
+
+
+def pattern(split: str) -> Any:
+    """Cuts a text apart and loses nothing of it."""
+    from tokenizers import Regex, pre_tokenizers
+
+    return pre_tokenizers.Split(Regex(SPLITS[split]), "isolated")
+
+
+KINDS = {"bpe": of_bytes, "unigram": of_pieces, "characters": of_characters}
 
 
 def digest_of(tokenizer: Any, rows: int) -> str:
@@ -73,12 +171,12 @@ def encoding(tokenizer: Any) -> dict[str, Any]:
         return {}
     file = json.loads(tokenizer.backend_tokenizer.to_str())
     model, steps, template = file["model"], file["pre_tokenizer"], file["post_processor"] or {}
-    likeness = json.loads(of_characters(iter(("a",)), 1, 8).backend_tokenizer.to_str())
+    likeness = json.loads(of_characters(iter(("a",)), 1, "", READ).to_str())
     same = all(file[part] == likeness[part] for part in ("normalizer", "pre_tokenizer"))
     same &= {**model, "vocab": 0, "merges": 0} == {**likeness["model"], "vocab": 0, "merges": 0}
     plain = ("single_word", "lstrip", "rstrip", "normalized")
     tokens = sorted(model["vocab"], key=model["vocab"].get)
-    same &= template.get("type") == likeness["post_processor"]["type"]
+    same &= template.get("type") == "TemplateProcessing"
     if not same or any(each[name] for each in file["added_tokens"] for name in plain):
         return {}
     if [model["vocab"][token] for token in tokens] != list(range(len(tokens))):

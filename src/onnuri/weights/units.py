@@ -8,7 +8,7 @@ is not taken apart. Tried on a copy with random numbers, so that no zeros, no eq
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
@@ -317,32 +317,47 @@ def positions(cut: Cut, kept: Kept) -> dict[str, list[tuple[int, Tensor]]]:
 
 def taken_out(net: nn.Module, cut: Cut, kept: Kept) -> nn.Module:
     """The smaller net with copies of what stays; `net` is as it was. Tied tensors stay tied."""
-    smaller, stays = cut.size.made(cut.left), positions(cut, kept)
+    stays = positions(cut, kept)
+    return rebuilt(
+        net,
+        cut.size.made(cut.left),
+        lambda name, value: part_of(value, stays.get(name, ())),
+        lambda why: misfit(cut.size, why),
+    )
+
+
+@torch.no_grad()
+def rebuilt(
+    net: nn.Module, other: nn.Module, changed: Callable[[str, Tensor], Tensor], fault: Callable[[str], Refusal]
+) -> nn.Module:
+    """`other`, of the same modules, with what `changed` makes of each tensor of `net` by its first name. Tied tensors stay tied.
+    `fault`: why one has no place in `other` -> what is raised."""
     names = {id(value): name for name, value in tensors_of(net).items()}
     old, copies = dict(net.named_modules(remove_duplicate=False)), dict[int, Tensor | None]()
-    for path, module in smaller.named_modules(remove_duplicate=False):
+    for path, module in other.named_modules(remove_duplicate=False):
         for mine, theirs in ((module._parameters, old[path]._parameters), (module._buffers, old[path]._buffers)):
             for key, value in theirs.items():
                 if id(value) not in copies:
-                    copies[id(value)] = part_of(value, stays.get(names.get(id(value), ""), ()))
+                    copies[id(value)] = None if value is None else alike(changed(names.get(id(value), ""), value), value)
                 made, wanted = copies[id(value)], mine.get(key)
                 if made is not None and wanted is not None and made.shape != wanted.shape:
-                    raise misfit(
-                        cut.size, f"{path}.{key} would be {tuple(wanted.shape)} instead of {tuple(made.shape)}"
-                    )
+                    raise fault(f"{path}.{key} would be {tuple(wanted.shape)} instead of {tuple(made.shape)}")
                 mine[key] = made  # type: ignore[assignment]
-    return smaller.train(net.training)
+    return other.train(net.training)
 
 
-def part_of(value: Tensor | None, stays: Sequence[tuple[int, Tensor]]) -> Tensor | None:
+def alike(made: Tensor, value: Tensor) -> Tensor:
+    """A parameter where `value` is one."""
+    made = made.contiguous()
+    return nn.Parameter(made, value.requires_grad) if isinstance(value, nn.Parameter) else made
+
+
+def part_of(value: Tensor, stays: Sequence[tuple[int, Tensor]]) -> Tensor:
     """A tensor of its own with what stays on each axis."""
-    if value is None:
-        return None
     part = value.detach().clone()
     for axis, numbers in stays:
         part = part.index_select(axis, numbers.to(part.device))
-    part = part.contiguous()
-    return nn.Parameter(part, value.requires_grad) if isinstance(value, nn.Parameter) else part
+    return part
 
 
 @torch.no_grad()
