@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import machine
+from . import machine, tokens
 from .data import Record, Records
 from .family import Generators, Session
 from .model import Model, count_parameters
@@ -48,6 +48,7 @@ def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64)
         "bytes": model_bytes(model),
         "latency_ms": latency(model, asked, seed),
         "energy_per_1000": machine.as_dict(energy),
+        **({"tokens": found} if (found := tokens.quality(model, asked)) else {}),
         "runtime": model.net.runtime if isinstance(model.net, Session) else "torch",
     }
 

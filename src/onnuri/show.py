@@ -63,12 +63,25 @@ def measurement_lines(m: dict[str, Any] | None) -> list[str]:
     ]
     lines += [f"{'also':12} {others}"] if others else []
     lines += [f"{'size':12} {m['parameters']:,} numbers, {size_text(m['bytes'])}"] if m.get("bytes") else []
+    lines += token_lines(m.get("tokens"))
     energy = m["energy_per_1000"]
     lines += [
         f"{'latency':12} {m['latency_ms']['p50']:.2f} ms median, {m['latency_ms']['p95']:.2f} ms 95 % ({m['runtime']}, batch 1)",
         f"{'energy':12} {energy['joules']:.3g} J per 1,000 answers ({energy['method']}, +- {energy['error']:.0%})",
     ]
     return lines
+
+
+def token_lines(found: dict[str, float] | None) -> list[str]:
+    """How the model cuts these texts."""
+    if not found:
+        return []
+    rare = {"unknown": found["unknown"], "parts of characters": found["parts_of_characters"]}
+    told = ", ".join(f"{share:.1%} {name}" for name, share in rare.items() if share)
+    return [
+        f"{'tokens':12} {found['tokens_per_word']:.3g} a word, {found['bytes_per_token']:.3g} bytes each"
+        f"{', ' + told if told else ''}; {found['texts_that_come_back']:.1%} of the texts come back as they went in"
+    ]
 
 
 def pace_lines(pace: dict[str, Any] | None) -> list[str]:
