@@ -121,4 +121,4 @@ def test_other_tokenizers_are_left_alone(tmp_path):
     for name in TEXTS:
         model = open_model(save(name, tmp_path / name))
         assert model.family.encoding(model.assets) == {}
-    assert vocabulary.encoding(vocabulary.of_bytes(iter(["a b"]), 300, 16)) == {}
+    assert vocabulary.encoding(vocabulary.learnt(iter(["a b"]), vocabulary.WRITTEN, 300, 16)) == {}

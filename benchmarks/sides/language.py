@@ -69,7 +69,7 @@ def main() -> None:
     causal_lm = family("causal_lm")
     for size in chosen.sizes.split(","):
         shape = dict(SIZES[size])
-        tokenizer = vocabulary.of_bytes(texts, shape.pop("vocab"), LENGTH)
+        tokenizer = vocabulary.learnt(texts, vocabulary.WRITTEN, shape.pop("vocab"), LENGTH)
         config = LlamaConfig(
             **shape,
             vocab_size=len(tokenizer),

@@ -37,9 +37,7 @@ def onnuri(who: str, size: int, texts: list[str]) -> tuple[Cut, Callable, set[in
 
     kind, _, split = who.partition(":")
     marks = vocabulary.READ if kind == "characters" else vocabulary.WRITTEN
-    made = vocabulary.learnt(
-        {"tokenizer": kind, "pre_split": split, "vocab_size": size, "max_length": 10**6}, iter(texts), marks
-    )
+    made = vocabulary.learnt(iter(texts), marks, size, 10**6, kind, split)
     numbers = made.get_vocab()
     small = {numbers[each] for each in vocabulary.BYTES if each in numbers}
     return (

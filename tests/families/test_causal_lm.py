@@ -56,7 +56,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def learnt(records: int, size: int) -> PreTrainedTokenizerFast:
-    return vocabulary.of_bytes((record["text"] for record in LM.toy(records, 0)), size, 64)
+    return vocabulary.learnt((record["text"] for record in LM.toy(records, 0)), vocabulary.WRITTEN, size, 64)
 
 
 @cache

@@ -327,7 +327,7 @@ def test_a_net_that_reads_in_one_direction_is_refused(folders, tmp_path):
     with pytest.raises(Refusal, match="from left to right"):
         FAMILY.adopt(tmp_path / "decoder", TEXTS, generator())
     save("bert_body", tmp_path / "body")
-    words = vocabulary.of_bytes(iter(["a"]), 258, 64)
+    words = vocabulary.learnt(iter(["a"]), vocabulary.WRITTEN, 258, 64)
     for path in (tmp_path / "body").glob("tokenizer*"):
         path.unlink()
     words.save_pretrained(tmp_path / "body")

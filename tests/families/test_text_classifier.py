@@ -58,7 +58,7 @@ def write_folder(name, folder, kind="ForSequenceClassification"):
     """A random net of three labels with a tokenizer learnt from TEXTS."""
     import transformers
 
-    tokenizer = vocabulary.of_characters(iter(TEXTS * 3), 120, 24)
+    tokenizer = vocabulary.learnt(iter(TEXTS * 3), vocabulary.READ, 120, 24, "characters")
     bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     sizes = {"Bert": bert, "Roberta": bert, "DistilBert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}}
     torch.manual_seed(0)

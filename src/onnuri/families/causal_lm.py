@@ -123,7 +123,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
-    tokenizer = vocabulary.learnt(settings, known, vocabulary.WRITTEN)
+    tokenizer = vocabulary.learnt(known, vocabulary.WRITTEN, **{name: settings[name] for name in vocabulary.ENTRIES})
     net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
     lengths = {name: settings[name] for name in ("max_length", "max_new_tokens")}
     return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
@@ -136,7 +136,7 @@ def checked(settings: dict) -> dict:
         for name, low in LEAST.items()
         if not isinstance(settings[name], int) or settings[name] < low
     ]
-    faults += [] if faults else vocabulary.faults_of(settings)
+    faults += [] if faults else vocabulary.faults_of(settings, vocabulary.WRITTEN)
     # rotary positions turn pairs; the grouped product of experts reads 16 bytes at a time
     step = 1 if faults else math.lcm(2 * settings["num_heads"], 8 if settings["experts"] else 1)
     if not faults and settings["hidden_size"] % step:

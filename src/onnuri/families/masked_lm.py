@@ -74,7 +74,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     answer = texts.column_of(records, (MASKED,))
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (text or "" for text in some.column(answer))
-    tokenizer = vocabulary.learnt(settings, known, vocabulary.READ)
+    tokenizer = vocabulary.learnt(known, vocabulary.READ, **{name: settings[name] for name in vocabulary.ENTRIES})
     made = text_tokens.design(settings, tokenizer)
     net = widths.fresh(AutoModelForMaskedLM, made, 1, generator, torch.float32)
     return net, assets_of(net, tokenizer, answer)

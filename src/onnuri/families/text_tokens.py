@@ -116,7 +116,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
     texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
-    tokenizer = vocabulary.learnt(settings, texts, vocabulary.READ)
+    tokenizer = vocabulary.learnt(texts, vocabulary.READ, **{name: settings[name] for name in vocabulary.ENTRIES})
     made = design(settings, tokenizer, **heads.label_config(names))
     made.onnuri_fields = {"question": question, "answer": answer}
     net = widths.fresh(AutoModelForSequenceClassification, made, 1, generator, torch.float32)
@@ -154,7 +154,7 @@ def checked(settings: dict) -> dict:
         }.items()
         if type(settings[name]) is not int or settings[name] <= least
     ]
-    faults += [] if faults else vocabulary.faults_of(settings)
+    faults += [] if faults else vocabulary.faults_of(settings, vocabulary.READ)
     if not faults and settings["hidden_size"] % settings["num_heads"]:
         faults.append(f"num_heads {settings['num_heads']} does not divide {settings['hidden_size']}")
     if not isinstance(settings["dropout"], (int, float)) or not 0 <= settings["dropout"] < 1:

@@ -21,6 +21,9 @@ from . import unigram
 MOST_TEXTS = 200_000  # more of them no longer change the merges that matter
 END = "<|endoftext|>"
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+ENTRIES = ("vocab_size", "max_length", "tokenizer", "pre_split")
+"""What a config says of a tokenizer that is to be learnt."""
+
 SPELLING = "<>0123456789ABCDEFx"  # what BYTES are written with: a text that holds one must have other pieces for it
 
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -74,28 +77,30 @@ WRITTEN = Marks({"bos_token": END, "eos_token": END, "pad_token": "<|pad|>"}, EN
 """Of a model that writes texts: END stands before each, so that its first token is predicted too."""
 
 
-def faults_of(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the entries `tokenizer`, `pre_split` and, in that light, `vocab_size` of a config."""
-    kind, split = settings["tokenizer"], settings["pre_split"]
-    if kind not in KINDS:
-        return [f"'tokenizer' must be {', '.join(KINDS)}, found {kind!r}; {propose(str(kind), KINDS)}"]
+def faults_of(settings: Mapping[str, Any], marks: Marks) -> list[str]:
+    """What is wrong with the entries `tokenizer` and `pre_split` of a config and, in their light, with `vocab_size`."""
+    kind, split, size = settings["tokenizer"], settings["pre_split"], settings["vocab_size"]
+    kinds = [name for name in KINDS if name != "characters" or "unk_token" in marks.roles]
+    if kind not in kinds:
+        return [f"'tokenizer' must be {' or '.join(kinds)}, found {kind!r}; {propose(str(kind), kinds)}"]
     if split and kind == "characters":
-        return ["'pre_split' has no effect on 'characters', which have their own; with it tokenizer=bpe or unigram"]
+        return ["'pre_split' has no effect on 'characters', which have their own: tokenizer=bpe or unigram"]
     if split and split not in SPLITS:
         return [f"'pre_split' must be {', '.join(SPLITS)}, found {split!r}; {propose(str(split), SPLITS)}"]
-    least = {"characters": len(READ.tokens) + 1, "bpe": len(READ.tokens) + 256, "unigram": 300}[kind]
-    size = settings["vocab_size"]
+    least = len(marks.tokens) + {"characters": 1, "bpe": len(BYTES), "unigram": len(BYTES) + len(SPELLING)}[kind]
     return [f"'vocab_size' must be {least} or more with {kind}, found {size}"] * (type(size) is int and size < least)
 
 
-def learnt(settings: Mapping[str, Any], texts: Iterator[str], marks: Marks) -> Any:
-    """The tokenizer that the entries `tokenizer`, `pre_split`, `vocab_size` and `max_length` of a config ask for. `marks` have its
-    first numbers."""
+def learnt(
+    texts: Iterator[str], marks: Marks, vocab_size: int, max_length: int, tokenizer: str = "bpe", pre_split: str = ""
+) -> Any:
+    """The tokenizer of at most `vocab_size` tokens, of which `marks` have the first numbers. It says that a text has at most
+    `max_length` of them."""
     from transformers import PreTrainedTokenizerFast
 
-    backend = KINDS[settings["tokenizer"]](texts, settings["vocab_size"], settings["pre_split"] or SPLIT, marks)
+    backend = KINDS[tokenizer](texts, vocab_size, pre_split or SPLIT, marks)
     backend.post_processor = marks.around
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=settings["max_length"], **marks.roles)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=max_length, **marks.roles)
 
 
 def of_characters(texts: Iterator[str], size: int, split: str, marks: Marks) -> Any:

@@ -205,7 +205,10 @@ def make(model: Model, records: Records, choice: Choice, log: Log) -> GgufSessio
     if odd:
         log.warn(f"{len(odd)} matrices with columns that no block of 32 divides are in 16 bits: {', '.join(odd[:3])}")
     session = GgufSession(path, place)
-    compare_tokens(session, tokenizer, records, log)
+    if gguf_file.split_name(tokenizer):
+        compare_tokens(session, tokenizer, records, log)
+    else:
+        log.warn(gguf_file.UNNAMED)
     return session
 
 

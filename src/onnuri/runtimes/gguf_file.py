@@ -56,6 +56,11 @@ SPLITS = {
 }
 """{pattern by which a tokenizer splits texts before it merges: llama.cpp's name for it}"""
 
+UNNAMED = (
+    "llama.cpp has no name for how the tokenizer of this model cuts a text, so this file holds no vocabulary and takes the numbers of "
+    "tokens, which tokenizer.json beside it gives"
+)
+
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of token
 
 
@@ -99,7 +104,7 @@ def library() -> Any:
 
 def write(net: nn.Module, tokenizer: Any, path: Path, precision: str) -> list[str]:
     """The net and its tokenizer in one file; the names of the matrices that no block divides, which stay in 16 bits. Refusal
-    where llama.cpp has no such net, or no name for how the tokenizer splits."""
+    where llama.cpp has no such net."""
     gguf = library()
     config = require_known(net)
     arch = KINDS[config.model_type]
@@ -242,9 +247,14 @@ def blocks(codes: Tensor, scale: Tensor, bits: int) -> np.ndarray:
 
 
 def write_vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
-    """Tokens, their kinds, merges and marks. A number without a token gets one that no text holds."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    split = split_name(backend)
+    """Tokens, their kinds, merges and marks. A number without a token gets one that no text holds. Only how many there are, where
+    llama.cpp could not cut a text into them: the file takes numbers then, and says so."""
+    backend, split = backend_of(tokenizer), split_name(tokenizer)
+    if not split:
+        writer.add_tokenizer_model("none")
+        writer.add_vocab_size(size)
+        writer.add_description(UNNAMED)
+        return
     tokens, kinds = [f"[UNUSED{number}]" for number in range(size)], [UNUSED] * size
     for token, number in tokenizer.get_vocab().items():
         tokens[number], kinds[number] = token, NORMAL
@@ -267,8 +277,13 @@ def write_vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def split_name(backend: dict) -> str:
-    """llama.cpp's name for how a tokenizer splits a text before it merges; Refusal where it has none."""
+def backend_of(tokenizer: Any) -> dict:
+    return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+def split_name(tokenizer: Any) -> str:
+    """llama.cpp's name for how a tokenizer splits a text before it merges; "" where it has none, or does not merge bytes."""
+    backend = backend_of(tokenizer)
     steps = backend["pre_tokenizer"] or {}
     steps = steps.get("pretokenizers", [steps])
     kinds = [step.get("type") for step in steps]
@@ -276,9 +291,4 @@ def split_name(backend: dict) -> str:
     if plain and kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
         return "gpt-2"
     pattern = steps[0].get("pattern", {}).get("Regex", "") if kinds == ["Split", "ByteLevel"] else ""
-    if plain and pattern in SPLITS:
-        return SPLITS[pattern]
-    raise Refusal(
-        "llama.cpp has no name for how its tokenizer splits a text: only merges of bytes, split as GPT-2, Llama 3 or Qwen do",
-        "export --to onnx",
-    )
+    return SPLITS.get(pattern, "") if plain else ""
