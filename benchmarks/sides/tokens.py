@@ -97,7 +97,8 @@ def main(name: str, who: str, size: str, data: str = "") -> None:
         "odd_lost": [text for text in ODD if joined(cut(text)) != text],
         "cut_mb_per_s": round(size_bytes / speed / 1e6, 2),
     }  # fmt: skip
-    print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}, ensure_ascii=False))
+    short = {key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}
+    print(json.dumps(short, ensure_ascii=False))
 
 
 if __name__ == "__main__":

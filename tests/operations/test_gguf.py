@@ -133,3 +133,24 @@ def test_texts_written_together_are_those_written_alone(tmp_path, monkeypatch, c
     ended = continued(session, prompts, [stop])
     assert ended == [made[: made.index(stop) + 1] if stop in made else made for made in alone] and len(ended[2]) <= 4
     assert continued(session, []) == []
+
+
+def test_a_tokenizer_without_a_name_is_left_out(tmp_path):
+    """llama.cpp knows patterns by name only: the file says that it takes numbers, and those are our tokenizer's."""
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\n" + "".join(f"고양이가 집에서 잔다 {i} the cat sleeps\n" for i in range(40)))
+    small = "hidden_size=32,num_layers=1,num_heads=2,vocab_size=290,max_length=32,max_new_tokens=6,tokenizer=unigram"
+    made = ("train", "--family", "causal_lm", "--data", texts, "--answer", "text", "--steps", "3", "--config", small)
+    assert onnuri(*made, "--out", tmp_path / "m").code == 0
+    model = open_model(tmp_path / "m")
+    gguf_file.write(model.net, tokenizer(model.folder), tmp_path / "x.gguf", "fp32")
+    fields = gguf.GGUFReader(str(tmp_path / "x.gguf")).fields
+    assert fields["tokenizer.ggml.model"].contents() == "none" and "tokenizer.ggml.tokens" not in fields
+    assert fields["llama.vocab_size"].contents() == len(model.net.get_input_embeddings().weight)
+    assert "no name for how" in fields["general.description"].contents()
+    pytest.importorskip("llama_cpp")
+    out = tmp_path / "out"
+    done = onnuri("export", tmp_path / "m", "--to", "gguf", "--data", texts, "--answer", "text", "--out", out)
+    assert done.code == 0 and "holds no vocabulary" in done.out + done.err, done.err
+    prompts = [{"prompt": "고양이가"}, {"prompt": "the cat 🙂"}]
+    assert model.sample(prompts) == open_model(out).sample(prompts), "greedy tokens are equal"

@@ -146,7 +146,7 @@ def test_pieces_of_a_unigram_tokenizer_are_spared():
 
 def test_a_token_stays_with_what_it_is_made_of():
     numbers = torch.zeros(8, 2)
-    found = Vocabulary("x", numbers, {0}, {7: [5, 6], 6: [1, 2]}, lambda numbers: (None, None))
+    found = Vocabulary("x", numbers, {0}, {7: [5, 6], 6: [1, 2]}, *[lambda numbers: (None, None)] * 2)
     scores = torch.tensor([0.0, 1, 1, 5, 4, 1, 1, 9])
     assert staying(found, scores, 6).tolist() == [0, 1, 2, 5, 6, 7]
     assert staying(found, scores, 5).tolist() == [0, 1, 2, 3, 4], "no room for the parts of the best"

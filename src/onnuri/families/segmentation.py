@@ -1,4 +1,4 @@
-"""How a tokenizer of transformers cuts texts, and puts them together again: read from the tokenizer itself, whatever it was made by."""
+"""How a tokenizer of transformers cuts texts and puts them together again, whatever it was made by."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -22,7 +22,16 @@ from ..family import Batch, Vocabulary
 from . import fewer_tokens, heads, labels, vocabulary, widths
 from .segmentation import settings_kept
 
-DEFAULTS = {"hidden_size": 128, "num_layers": 2, "num_heads": 2, "max_length": 128, "vocab_size": 8000, "tokenizer": "characters", "pre_split": "", "dropout": 0.1}
+DEFAULTS = {
+    "hidden_size": 128,
+    "num_layers": 2,
+    "num_heads": 2,
+    "max_length": 128,
+    "vocab_size": 8000,
+    "tokenizer": "characters",
+    "pre_split": "",
+    "dropout": 0.1,
+}
 TENSORS = ("input_ids", "attention_mask", "token_type_ids")
 LONGEST = 512  # tokens of a text where a model states no limit of its own
 

@@ -1,11 +1,11 @@
 """Vocabularies learnt from texts, as fast tokenizers of transformers.
 
 bpe: pairs of bytes merged, the commonest first (Sennrich et al. 2016, arXiv:1508.07909; over bytes Radford et al. 2019).
-unigram: the likeliest pieces (`unigram.py`, Kudo 2018, arXiv:1804.10959), and a piece for each byte of what has none. Every text comes
-back from both as it went in. characters: pairs of characters merged, NFC and [UNK] for what is unknown; programs without Python can
-follow it. Not WordPiece, whose trainer numbers its tokens differently in every process.
+unigram: the likeliest pieces (`unigram.py`, Kudo 2018, arXiv:1804.10959), and a piece for each byte of what has none. Every
+text comes back from both as it went in. characters: pairs of characters merged, NFC and [UNK] for what is unknown; programs
+without Python can follow it. Not WordPiece, whose trainer numbers its tokens differently in every process.
 
-Before anything is learnt texts are cut by a pattern, across which no token reaches: SPLITS. Tokens begin with the space before them.
+Before anything is learnt texts are cut by a pattern, across which no token reaches: SPLITS. A token has the space before it.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ SPLITS = {
     "scripts": rf"{SCRIPTS}\p{{N}}{{1,3}}{SPACES}",
     "particles": rf" ?(?:\p{{Hangul}}){{2,}}?(?=(?:{PARTICLES})(?!\p{{Hangul}}))|{SCRIPTS}\p{{N}}{{1,3}}{SPACES}",
 }
-"""{name: the pattern of what is cut apart}. gpt2: words, numbers and signs; llama3 and qwen2: as those models do, digits in threes or
-singly; scripts: Hangul, Han characters and all other letters apart as well, digits in threes; particles: also the commonest Korean
-particles from their words, by their spelling alone."""
+"""{name: the pattern of what is cut apart}. gpt2: words, numbers and signs; llama3 and qwen2: as those models do, digits in threes
+or singly; scripts: Hangul, Han characters and all other letters apart as well, digits in threes; particles: also the commonest
+Korean particles from their words, by their spelling alone."""
 
 SPLIT = "llama3"
 

@@ -57,8 +57,8 @@ SPLITS = {
 """{pattern by which a tokenizer splits texts before it merges: llama.cpp's name for it}"""
 
 UNNAMED = (
-    "llama.cpp has no name for how the tokenizer of this model cuts a text, so this file holds no vocabulary and takes the numbers of "
-    "tokens, which tokenizer.json beside it gives"
+    "llama.cpp has no name for how the tokenizer of this model cuts a text, so this file holds no vocabulary and takes the "
+    "numbers of tokens, which tokenizer.json beside it gives"
 )
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of token

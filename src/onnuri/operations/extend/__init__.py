@@ -1,8 +1,8 @@
 """Extend the vocabulary of a model by tokens that its texts want; what it knows of the others stays.
 
-Which tokens are new, says `pairs.py`; how its tokenizer takes them, the family. New rows begin as the mean of the rows of their parts
-(Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html, takes that of all rows), or by what the model says of the parts itself
-(`rows.py`). `--steps` trains the new rows alone. Texts take fewer tokens, so that a step of `train` reads more of them.
+Which tokens are new, says `pairs.py`; how its tokenizer takes them, the family. New rows begin as the mean of the rows of their
+parts, or by what the model says of the parts itself (`rows.py`). `--steps` trains the new rows alone. Texts take fewer tokens, so
+that a step of `train` reads more of them.
 """
 
 from collections import Counter
@@ -164,9 +164,8 @@ def change_of_old_rows(settings: Settings, inputs: dict, result: Result) -> floa
     """The largest change of a number that was there."""
     assert result.model is not None
     old, new = (dict(net.named_parameters()) for net in (inputs["model"].net, result.model.net))
-    return max(
-        float((new[name][tuple(map(slice, value.shape))] - value).abs().max()) for name, value in old.items() if value.numel()
-    )
+    both = [(value.detach(), new[name].detach()) for name, value in old.items() if value.numel()]
+    return max(float((after[tuple(map(slice, before.shape))] - before).abs().max()) for before, after in both)
 
 
 def unlike_old(settings: Settings, inputs: dict, result: Result) -> float:

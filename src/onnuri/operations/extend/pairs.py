@@ -64,8 +64,8 @@ def joined(word: list[int], pair: Pair, number: int) -> list[int]:
 
 
 def learnt(words: Words, how: Segmentation, first: int, most: int, least: int) -> list[Pair]:
-    """At most `most` pairs, each of which occurs `least` times when its turn comes; the i-th makes token `first` + i. Pairs that the
-    vocabulary writes as a token that it has are passed over."""
+    """At most `most` pairs, each of which occurs `least` times when its turn comes; the i-th makes token `first` + i. Pairs that are
+    written as a token that is there are passed over."""
     corpus, spelled = corpus_of(words), dict(how.spelled)
     known, alone = set(spelled.values()), set(how.alone)
     heap = [(-count, pair) for pair, count in corpus.counts.items() if count >= least]

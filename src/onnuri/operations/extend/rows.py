@@ -2,8 +2,8 @@
 
 A new token stands for old ones in a row, and the model knows how likely these are: log p(first) + log p(second | first) + ... The
 first term is the logit that the first part's row gives; the others are taken as one number for each new token, their mean wherever
-its parts were met. So the row becomes that of the first part, plus that number in the direction on which all that the head reads has
-a length of one (by ridge regression); or in the bias, where the head has one. The rows that are there stay, so what is written with
+its parts were met. So the row becomes that of the first part, plus that number in the direction along which all that the head
+reads is one long (by ridge regression); or in the bias, where the head has one. The rows that are there stay, so what is written with
 old tokens becomes less likely by what the new ones take.
 
 Letters: N places, W width of what the head reads, V tokens, B texts, T places in a text.
@@ -71,8 +71,8 @@ def by_likelihood(
 def looked_at(
     old: Model, head: nn.Linear, batches: Sequence[Batch], entry: str, parts: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, Tensor]:
-    """(what the head reads (N, W), the mean log probability of all parts of each new token but the first, after those before it; where
-    they were never met, as many times what one part has on average)."""
+    """(what the head reads (N, W), the mean log probability of all parts of each new token but the first, after those before it;
+    where they were never met, as many times what one part has on average)."""
     read: list[Tensor] = []
     sums, times = torch.zeros(len(parts)), torch.zeros(len(parts))
     handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
