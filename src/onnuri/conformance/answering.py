@@ -3,13 +3,14 @@
 import copy
 import json
 import math
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import encoding
+from .. import encoding, tokens
 from ..data import Record, Sound
 from ..decoding import Chooser, written
 from ..errors import Refusal
@@ -219,6 +220,33 @@ def fewer_tokens(subject: Subject) -> str:
     return f"{count:,} tokens"
 
 
+def segmented(subject: Subject) -> str:
+    """`segmentation`: words of a text are cut one by one, and come back together as what they came from; a token that is put together
+    from two stands in their place, and all that was there answers as before."""
+    model, rows = subject.model, four(subject)
+    how, known = model.family.segmentation(model.assets), model.family.vocabulary(model.net, model.assets)
+    if how is None:
+        return "cuts no texts"
+    texts = tokens.texts_of(model, rows)
+    words = how.words(texts)
+    require(len(words) == len(texts) and all(all(text) for text in words), "words must be those of each text, none empty")
+    flat = [number for text in words for word in text for number in word]
+    require(set(flat) <= how.spelled.keys(), "a text is cut into a token that is not spelled")
+    require(all(how.joined([number for word in text for number in word]) for text in words), "a text is lost")
+    pairs = [pair for text in words for word in text for pair in zip(word, word[1:]) if not set(pair) & set(how.alone)]
+    spelled = set(how.spelled.values())
+    pair = next((pair for pair in pairs if how.join(*(how.spelled[each] for each in pair)) not in spelled), None)
+    if known is None or pair is None:
+        return f"{len(flat)} tokens"
+    more = Model(model.family, *known.grown([pair]))
+    batch = model.collate(rows, keys=KEYS)
+    values, wanted = more.outputs(batch)[0], model.outputs(batch)[0]
+    require(gap(values[..., : wanted.shape[-1]], wanted) <= TOLERANCE, "with a token more, what was there answers otherwise")
+    grown = more.family.segmentation(more.assets)
+    require(grown is not None and len(known.rows) in chain(*chain(*grown.words(texts))), "a new token is never met")
+    return f"{len(flat)} tokens, and one of two of them"
+
+
 def described(subject: Subject) -> str:
     """`encoding`, followed without the family, gives the entries that `collate` gives and all that `outputs` reads."""
     model, said = subject.model, subject.family.encoding(subject.model.assets)
@@ -369,4 +397,5 @@ ANSWERING = {
     "keep": fewer_blocks,
     "sizes": other_numbers,
     "vocabulary": fewer_tokens,
+    "segmentation": segmented,
 }
