@@ -51,7 +51,8 @@ def chosen(blocks: Mapping[str, Any], names: Collection[str]) -> dict[str, list[
         if not number.isdigit():
             alone += [] if name in names else [name]
             continue
-        lists.setdefault(where, []).extend([int(number)] if name in names else [])
+        lists.setdefault(where, [])
+        lists[where] += [int(number)] if name in names else []
     empty = [where for where, numbers in lists.items() if not numbers]
     if alone or empty or not lists:
         raise Refusal(
