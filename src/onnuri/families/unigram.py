@@ -187,8 +187,11 @@ def lattice(words: Sequence[str], pieces: Sequence[str], whole: bool = True) -> 
         last.append(node + len(word))
         node += len(word) + 1
     order = np.argsort(np.array(depths), kind="stable")
-    edges = [np.array(each, np.int64)[order] for each in (starts, ends, found, depths)]
-    return Lattice(*edges, np.array(first, np.int64), np.array(last, np.int64))
+    return Lattice(
+        *(np.array(each, np.int64)[order] for each in (starts, ends, found, depths)),
+        first=np.array(first, np.int64),
+        last=np.array(last, np.int64),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- which pieces remain

@@ -65,14 +65,14 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     train, first = data.split("train"), len(known.rows)
     joins = pairs.learnt(words_of(model, how, train), how, first, settings.tokens, settings.least)
     require_enough(settings, joins)
-    bigger, chosen = begun(settings, model, known, train, joins)
+    bigger, losses = begun(settings, model, known, train, joins)
     progress = None
     if settings.steps or settings.epochs:
         with new_rows_alone(bigger.net, model.net, first):
             progress = fit(objective_of(bigger), train, validation_of(data), settings, log, True)
     more = bigger.family.segmentation(bigger.assets)
     assert more is not None
-    report = {"entry": known.entry, "start": chosen, "joined": [more.joined([first + i]) for i in range(len(joins))]}
+    report = {"entry": known.entry, "losses": losses, "joined": [more.joined([first + i]) for i in range(len(joins))]}
     return Result(model=bigger, report=report, **({"curves": progress.curves, "pace": progress.pace} if progress else {}))
 
 
@@ -104,21 +104,20 @@ def require_enough(settings: Settings, joins: Sequence[pairs.Pair]) -> None:
 
 def begun(
     settings: Settings, model: Model, known: Vocabulary, train: Records, joins: Sequence[pairs.Pair]
-) -> tuple[Model, str]:
-    """(the model that knows the new tokens, what their rows begin as)"""
+) -> tuple[Model, dict[str, float]]:
+    """(the model that knows the new tokens, {what their rows may begin as: its loss}, none where nothing was compared)"""
     mean = grown(model, known, joins)
     if settings.start == "mean":
-        return mean, "mean"
+        return mean, {}
     likely, some = grown(model, known, joins), train.some(settings.calibration)
     if not rows.by_likelihood(model, likely.net, some, known.entry, len(known.rows), joins):
         if settings.start == "likelihood":
             raise Refusal(
                 "this model has no one layer that says from left to right which token is next", "--start mean"
             )
-        return mean, "mean"
-    if settings.start == "likelihood" or mean_loss(likely, some) < mean_loss(mean, some):
-        return likely, "likelihood"
-    return mean, "mean"
+        return mean, {}
+    losses = {"mean": mean_loss(mean, some), "likelihood": mean_loss(likely, some)}
+    return (likely if settings.start == "likelihood" or losses["likelihood"] < losses["mean"] else mean), losses
 
 
 def grown(model: Model, known: Vocabulary, joins: Sequence[pairs.Pair]) -> Model:
