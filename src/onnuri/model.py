@@ -124,8 +124,9 @@ class Model:
         return self.family.sample(self.net, self.assets, records, Generators(seed, keys or range(len(records))))
 
     def asked(self, records: Sequence[Record]) -> list[Record]:
-        """The records without their answers, as someone who does not know them asks."""
-        return [{name: value for name, value in record.items() if name != self.answer} for record in records]
+        """The records without their answers, as someone who does not know them asks. What is asked about itself stays."""
+        hidden = {self.answer} - self.family.fields(self.assets)[0].keys()
+        return [{name: value for name, value in record.items() if name not in hidden} for record in records]
 
     def require_players(self) -> dict[str, nn.Module]:
         """`players`, or a Refusal where there is nothing to train, or where the matrices are packed and could not move."""

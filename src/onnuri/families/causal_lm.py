@@ -22,8 +22,8 @@ from ..data import Records
 from ..decoding import padded
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
-from ..hub import adopt_hub, guarded, hub_blocks, merged, peek, read_hub, write_hub
-from . import depth, dial, fewer_tokens, next_token, packing, sizes, texts, vocabulary, widths
+from ..hub import adopt_hub, guarded, hub_blocks, merged, read_hub, write_hub
+from . import depth, dial, fewer_tokens, heads, next_token, packing, sizes, texts, vocabulary, widths
 from .next_token import Assets
 from .segmentation import segmentation_of
 
@@ -58,8 +58,7 @@ NOTES = {"answer": "text", "prompt": "", "max_length": 1024, "max_new_tokens": 6
 
 
 def claims(folder: Path) -> bool:
-    names = peek(folder).get("architectures")
-    return isinstance(names, list) and any(str(name).endswith(HEADS) for name in names[:1])
+    return any(heads.has_head(folder, head) for head in HEADS)
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:

@@ -16,9 +16,14 @@ from .. import hub
 from ..errors import BadInput
 from . import widths
 
+MODULES = "modules.json"
+
 
 def has_head(folder: Path, ending: str) -> bool:
-    """Does config.json name an architecture with this ending?"""
+    """Does config.json name an architecture with this ending? Of a folder that lists modules (those of sentence-transformers) it is
+    the one that the body was taken from."""
+    if (folder / MODULES).exists():
+        return False
     names = hub.peek(folder).get("architectures")
     return isinstance(names, list) and any(str(name).endswith(ending) for name in names)
 

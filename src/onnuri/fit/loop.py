@@ -1,7 +1,7 @@
 """The only training loop. What is trained and by which loss comes from outside; how it is trained is decided here.
 
 Exact by construction: losses are sums with counts, divided once per step, so that micro-batches and several processes
-give the gradient of the whole batch (dropout off). Batch order and noise are functions of (seed, epoch, record), and what
+give the gradient of the whole batch (dropout off); records that a loss tells apart from each other meet in `company`. Batch order and noise are functions of (seed, epoch, record), and what
 a net draws itself runs under a seed of (seed, step, micro-batch, player, process): resuming needs no generator's state.
 """
 
@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .. import company
 from ..costs import count as costs
 from ..data import Records
 from ..errors import BadSettings, BrokenPromise
@@ -137,6 +138,7 @@ class Loop:
         self.loss: Loss = objective.loss
         if settings.balance:
             self.loss = experts.balanced(objective.net, self.loss, settings.balance)
+        self.meets = False
         self.progress = Progress()
         self.pace = speed.Pace()
         self.bf16 = settings.precision == "bf16"
@@ -237,9 +239,10 @@ class Loop:
     def backward(self, batches: list[Batch], player: str, turn: int) -> Tensor:
         """Leave the gradient of the summed loss over the whole batch, all processes included; (loss, count) of it."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        shown, before = self.shown(batches, player, turn)
         for number, batch in enumerate(batches):
             self.seed(self.progress.step, number, turn)
-            with self.autocast():
+            with self.autocast(), company.meeting(shown, before + number):
                 total, count = self.loss(batch, player)
             total.sum().backward()
             sums += torch.stack([total.detach().sum(), count.detach().sum()]).double()
@@ -248,6 +251,31 @@ class Loop:
         for parameter, gradient in zip(self.trained[player], gradients):
             parameter.grad = gradient
         return self.reduce(sums)
+
+    @torch.no_grad()
+    def shown(self, batches: list[Batch], player: str, turn: int) -> tuple[list[company.Shown], int]:
+        """What the records of all parts and processes show each other, part by part, and the number of the first part here;
+        nothing where the step is one part or the loss asks for nobody."""
+        if not self.meets or (len(batches) == 1 and self.processes.num_processes == 1):
+            return [], 0
+        parts = list[company.Shown]()
+        for number, batch in enumerate(batches):
+            self.seed(self.progress.step, number, turn)
+            with self.autocast(), company.meeting() as heard:
+                self.loss(batch, player)
+            parts += heard
+        return self.gathered(parts)
+
+    def gathered(self, parts: list[company.Shown]) -> tuple[list[company.Shown], int]:
+        """The parts of all processes in their order, and the number of the first one of this process."""
+        if self.processes.num_processes == 1:
+            return parts, 0
+        from accelerate.utils import gather_object
+
+        numbered = gather_object([(self.processes.process_index, tuple(t.cpu() for t in part)) for part in parts])
+        found = sorted(numbered, key=lambda pair: pair[0])
+        before = sum(process < self.processes.process_index for process, _ in found)
+        return [tuple(t.to(self.device) for t in part) for _, part in found], before
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -279,7 +307,8 @@ class Loop:
         self.seed(self.progress.step, 0, -1)
         with torch.no_grad(), self.autocast():
             for batch in self.batches.of(self.validation):
-                total, count = self.objective.loss(moved(batch, self.device), player)
+                with company.meeting():
+                    total, count = self.objective.loss(moved(batch, self.device), player)
                 sums += torch.stack([total.sum(), count.sum()]).double().cpu()
         return float(sums[0] / sums[1].clamp_min(1e-12))
 
@@ -331,9 +360,13 @@ class Loop:
         share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
         self.seed(0, 0, 0)
         objective.net.eval()  # looking must not move batch-norm statistics
-        with torch.no_grad(), speed.any_types(self.device, self.bf16), costs.watched() as watch:
+        meeting = company.meeting()
+        with torch.no_grad(), speed.any_types(self.device, self.bf16), costs.watched() as watch, meeting as heard:
             for player in objective.parts:
                 objective.loss(batch, player)
+        self.meets = bool(heard)
+        if self.meets and not self.settings.micro_batch:
+            self.batches.parts = 1  # in several each record would have to be computed twice
         if not objective.companions:  # they have no backward pass
             self.pace.per_number = (2 + share) * watch.total_flops / max(numbers_in(batch), 1)
         if self.settings.precision == "auto":
