@@ -35,19 +35,24 @@ LARGEST_JSON = 2**26  # bytes
 
 def read_json(path: Path) -> dict:
     """A JSON object; BadInput when it is missing, malformed, not UTF-8 or no object."""
+    value = parsed(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def parsed(path: Path) -> Any:
+    """What a JSON file holds; BadInput when it is missing, malformed or not UTF-8."""
     try:
         if path.exists() and not path.is_file():
             raise BadInput(f"{path} is not a file")
         if path.stat().st_size > LARGEST_JSON:
             raise BadInput(f"{path} is larger than {LARGEST_JSON // 2**20} MiB; no such file describes a model")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadInput(f"{path} must hold a JSON object, found {type(value).__name__}")
-    return value
 
 
 def peek(folder: Path) -> dict:
@@ -68,7 +73,7 @@ def check_folder(folder: Path) -> None:
     faults += [
         f"{p} names code to run (auto_map); Onnuri runs no code from a model folder"
         for p in files
-        if p.name.endswith(CONFIG_NAMES) and not p.is_relative_to(folder / "onnuri") and names_code(read_json(p))
+        if p.name.endswith(CONFIG_NAMES) and not p.is_relative_to(folder / "onnuri") and names_code(parsed(p))
     ]
     faults += [
         f"{p}: the index names {name!r}, which leads outside the folder"

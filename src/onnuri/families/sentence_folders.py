@@ -50,10 +50,7 @@ def heads_list(folder: Path) -> bool:
 def modules_of(folder: Path) -> list[dict]:
     """The entries of modules.json; BadInput unless it is a list of {type, path}."""
     path = folder / MODULES
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not valid JSON: {error}") from error
+    found = hub.parsed(path)
     right = isinstance(found, list) and all(
         isinstance(each, dict) and isinstance(each.get("type"), str) and isinstance(each.get("path"), str)
         for each in found
@@ -82,7 +79,7 @@ def read(folder: Path, pooler: bool, empty: bool) -> SentenceNet:
     places = dict(zip(kinds, modules))
     at = {kind: inside(folder, each["path"]) for kind, each in places.items()}
     body = hub.read_hub(auto_of(at[TYPES[0]], pooler), at[TYPES[0]], empty)
-    pooling = pooling_of(at["Pooling"], body)
+    pooling = pooling_of(at["Pooling"], body, bool(prompt_of(folder)))
     dense, activation = dense_of(at["Dense"], body, empty) if "Dense" in at else (None, "Identity")
     net = SentenceNet(body, pooling, "Normalize" in at, dense, activation)
     most = entry(library_of(folder), "truncate_dim", int, 0, folder / LIBRARY)
@@ -98,8 +95,8 @@ def inside(folder: Path, path: str) -> Path:
     return folder / path
 
 
-def pooling_of(folder: Path, body: nn.Module) -> str:
-    """How the tokens become one vector, in the library's word."""
+def pooling_of(folder: Path, body: nn.Module, prompted: bool) -> str:
+    """How the tokens become one vector, in the library's word. `prompted`: whether something is put before each text."""
     path = folder / "config.json"
     config = hub.read_json(path)
     modes = config.get("pooling_mode")
@@ -108,7 +105,7 @@ def pooling_of(folder: Path, body: nn.Module) -> str:
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLINGS:
         raise BadInput(f"{path}: pools by {modes!r:.80}; read is one of {', '.join(POOLINGS)}")
-    if config.get("include_prompt") is False and library_of(folder.parent).get("default_prompt_name"):
+    if config.get("include_prompt") is False and prompted:
         raise BadInput(f"{path}: include_prompt is false; a prompt that is not pooled is not read")
     width = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden_width(body)))
     if width != hidden_width(body):
