@@ -34,18 +34,41 @@ def write_records(records: list[Record], out: Path) -> None:
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path, ending: str) -> None:
-    """Rows of plain values; in the columns of csv and parquet a dict or a list stands as JSON."""
+    """Rows of plain values; in the columns of csv and parquet a dict or a list stands as JSON. Vectors in a dict have columns of
+    their own in parquet, NAME.ENTRY, of lists of numbers."""
     if ending == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return
     import polars as pl
 
+    if ending == ".parquet":
+        rows = list(map(with_vectors, rows))
     flat = [
-        {name: json.dumps(v, ensure_ascii=False) if isinstance(v, (dict, list)) else v for name, v in row.items()}
+        {name: v if is_plain(v, ending) else json.dumps(v, ensure_ascii=False) for name, v in row.items()}
         for row in rows
     ]
     frame = pl.DataFrame(flat, infer_schema_length=None)
     frame.write_csv(path) if ending == ".csv" else frame.write_parquet(path)
+
+
+def is_plain(value: Any, ending: str) -> bool:
+    """Whether a column can hold it."""
+    return not isinstance(value, (dict, list)) or (ending == ".parquet" and is_vector(value))
+
+
+def is_vector(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(number, float) for number in value)
+
+
+def with_vectors(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, each vector inside one of its dicts in a column of its own."""
+    found = {}
+    for name, value in row.items():
+        inside = {key for key, each in value.items() if is_vector(each)} if isinstance(value, dict) else set()
+        rest = {key: each for key, each in value.items() if key not in inside} if inside else value
+        found |= {f"{name}.{key}": value[key] for key in value if key in inside} if inside else {}
+        found |= {} if inside and not rest else {name: rest}
+    return found
 
 
 def jsonable(value: Any) -> Any:

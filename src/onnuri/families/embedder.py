@@ -1,8 +1,8 @@
 """Texts to vectors, near for what is alike: any encoder of transformers, as folders of sentence-transformers hold it.
 
-No architecture is named: `modules.json` says that a folder is mine, `sentence_folders.py` reads and writes what it lists. A new one is
-the small BERT of `text_tokens.py` under a mean of its tokens; an adopted body that reads from left to right answers at its last
-token. What is learnt and asked, says `embedding.py`: texts alone, pairs of texts, or pairs and how alike they are.
+No architecture is named: `modules.json` says that a folder is mine, `sentence_folders.py` reads and writes what it lists. A new
+one is the small BERT of `text_tokens.py` under a mean of its tokens; an adopted body that reads from left to right answers at its
+last token. What is learnt and asked, says `embedding.py`: texts alone, pairs of texts, or pairs and how alike they are.
 
 The tag is sentence-similarity, as the library itself marks its models: a record is two texts that belong together, of which one
 may be the other. feature-extraction would say that vectors come out, and not what makes them near.
@@ -20,11 +20,23 @@ import torch
 from torch import nn
 
 from .. import hub
-from ..data import Record, Records, digest_of, records_of
+from ..data import Record, Records, digest_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Size, Vocabulary, at_once, reads_all
 from ..nets.sentence_net import POOLINGS, SentenceNet, hidden_width
-from . import depth, embedding, fewer_tokens, heads, retrieval, sentence_folders, sizes, text_tokens, texts, vocabulary, widths
+from . import (
+    depth,
+    embedding,
+    fewer_tokens,
+    heads,
+    retrieval,
+    sentence_folders,
+    sizes,
+    text_tokens,
+    texts,
+    vocabulary,
+    widths,
+)
 from .embedding import Assets
 
 DEFAULTS = text_tokens.DEFAULTS | {"pooling": "mean", "normalize": True, "dimensions": []}
@@ -53,8 +65,10 @@ def notes_of(folder: Path) -> dict:
     wrong = not isinstance(noted, dict) or any(
         name not in NOTES or type(value) is not kinds.get(name, str) for name, value in noted.items()
     )
-    if wrong or not noted.get("low", 0) < noted.get("high", 1) or not all(
-        type(size) is int and size > 0 for size in noted.get("dimensions", [])
+    if (
+        wrong
+        or not noted.get("low", 0) < noted.get("high", 1)
+        or not all(type(size) is int and size > 0 for size in noted.get("dimensions", []))
     ):
         raise BadInput(f"{folder}/config.json: onnuri_fields is malformed: {noted!r:.200}", hint="delete it")
     return noted
@@ -66,7 +80,7 @@ def assets_of(net: Any, folder: Path, noted: dict) -> Assets:
     stated = sentence_folders.entry(reader, "max_seq_length", int, 0, folder / sentence_folders.READER)
     lower = sentence_folders.entry(reader, "do_lower_case", bool, False, folder / sentence_folders.READER)
     room = text_tokens.longest(net.body, tokenizer)
-    if not 0 <= stated:
+    if stated < 0:
         raise BadInput(f"{folder / sentence_folders.READER}: max_seq_length {stated}")
     found = with_tokenizer(net, tokenizer, noted | {"max_length": min(stated or room, room), "lower": lower})
     library = json.dumps(sentence_folders.library_of(folder), sort_keys=True)
@@ -104,7 +118,12 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     made = text_tokens.design(settings, tokenizer)
     body = widths.fresh(sentence_folders.auto_for(made, False), made, 1, generator, torch.float32)
     net = SentenceNet(body, settings["pooling"], settings["normalize"]).eval()
-    noted = {"dimensions": settings["dimensions"], "max_length": settings["max_length"], "lower": False, "pooler": False}
+    noted = {
+        "dimensions": settings["dimensions"],
+        "max_length": settings["max_length"],
+        "lower": False,
+        "pooler": False,
+    }
     return net, with_tokenizer(net, tokenizer, columns | noted)
 
 
@@ -117,7 +136,9 @@ def checked(settings: dict) -> dict:
     if type(settings["normalize"]) is not bool:
         faults.append(f"normalize must be true or false, found {settings['normalize']!r}")
     if not all(type(size) is int and 0 < size < settings["hidden_size"] for size in settings["dimensions"]):
-        faults.append(f"dimensions must be whole numbers below {settings['hidden_size']}, found {settings['dimensions']!r}")
+        faults.append(
+            f"dimensions must be whole numbers below {settings['hidden_size']}, found {settings['dimensions']!r}"
+        )
     if faults:
         raise BadSettings(*faults)
     return settings
@@ -131,8 +152,8 @@ def listed(value: Any) -> list:
 
 
 def columns_of(records: Records) -> dict:
-    """Which column is what, and the range of a score. The answer says it: a number between two texts, a text that belongs to another,
-    or anything else, and a text belongs to itself."""
+    """Which column is what, and the range of a score. The answer says it: a number beside two texts, a text that belongs to
+    another, or anything else, and a text belongs to itself."""
     kind = records.fields.get(records.answer or "")
     rest = [name for name, found in records.questions.items() if found == "text"]
     if kind == "number" and len(rest) > 1:
@@ -215,11 +236,15 @@ def sizes_of(net: Any, assets: Assets) -> list[Size]:
     def made(size: Size, count: int) -> nn.Module:
         body = size.made(count)
         if net.dense is None and hidden_width(body) != net.width:
-            raise Refusal("the vectors would be shorter", "train with --config dimensions=...; the beginning of a vector serves")
+            raise Refusal(
+                "the vectors would be shorter", "train with --config dimensions=...; the beginning of a vector serves"
+            )
         with torch.device("meta"):
             return sentence_folders.like(net, body, torch.Generator()) if net.dense else around(net, body)
 
-    return [replace(size, made=lambda count, size=size: made(size, count)) for size in sizes.of_config(net.body, assets)]
+    return [
+        replace(size, made=lambda count, size=size: made(size, count)) for size in sizes.of_config(net.body, assets)
+    ]
 
 
 def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
@@ -269,26 +294,6 @@ def stacked(rows: list, assets: Assets) -> torch.Tensor:
     return torch.tensor([[float(x) for x in row] for row in rows]) if rows else torch.zeros(0, assets.axis[1])
 
 
-def toy(n: int, seed: int) -> Records:
-    """Short sentences in English and the same in Korean; beside them one in which a word is another."""
-    import random
-
-    draw = random.Random(seed)
-    words = (
-        (("the cat", "고양이가"), ("a child", "아이가"), ("my friend", "친구가"), ("the teacher", "선생님이")),
-        (("at home", "집에서"), ("at school", "학교에서"), ("outside", "밖에서"), ("by the sea", "바닷가에서")),
-        (("sleeps", "잔다"), ("sings", "노래한다"), ("reads", "읽는다"), ("laughs", "웃는다")),
-    )
-    rows = []
-    for _ in range(n):
-        chosen = [draw.choice(choices) for choices in words]
-        place = draw.randrange(len(words))
-        wrong = [draw.choice([w for w in words[i] if w != pair]) if i == place else pair for i, pair in enumerate(chosen)]
-        english, korean, other = " ".join(e for e, _ in chosen), " ".join(k for _, k in chosen), " ".join(k for _, k in wrong)
-        rows.append({"text": english + ".", "positive": korean + ".", "negative": other + "."})
-    return records_of(rows, {"text": "text", "positive": "text", "negative": "text"}, "positive")
-
-
 FAMILY = Family(
     name="embedder",
     tag="sentence-similarity",
@@ -315,6 +320,13 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=vocabulary_of,
-    tiny=lambda: {"hidden_size": 32, "num_layers": 2, "max_length": 32, "vocab_size": 300, "dropout": 0.0, "dimensions": [8]},
-    toy=toy,
+    tiny=lambda: {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "max_length": 32,
+        "vocab_size": 300,
+        "dropout": 0.0,
+        "dimensions": [8],
+    },
+    toy=texts.toy_pairs,
 )

@@ -8,10 +8,11 @@ A record is one of three things; which, the columns say.
 Shorter vectors are learnt beside the whole ones where `dimensions` lists some: the losses of all these beginnings are added up
 (Kusupati et al. 2022, arXiv:2205.13147), and each counts.
 
-A contrastive loss needs other records, and a loss of ours is each record's own. So the others are asked for through `company.met`:
-whoever trains lets the records of a step meet, whole and with gradients, however it is cut (a cut of 16 or 5 of 16 records and two processes
-give the gradient of the whole to 1e-6). What else was thought of: a stored bank of texts or vectors would put training data into
-the folder, and anchors that stand still are fled from by all texts together; negatives of a record's own cost a pass each.
+A contrastive loss needs other records, and a loss of ours is each record's own. So the others are asked for through
+`company.met`: whoever trains lets the records of a step meet, whole and with gradients, however it is cut (in parts of 1 or 5, or
+in two processes, the gradient of the whole but for rounding). What else was thought of: a stored bank of texts or vectors would put
+training data into the folder and is not resumed with it, anchors that stand still are fled from by all texts together, and
+negatives of each record's own cost a pass each.
 Where nobody has arranged a meeting, a record's loss is its alignment (Wang & Isola 2020, arXiv:2005.10242): the squared distance of
 its two vectors, brought to length 1.
 Differing from the papers: a text that equals one's own answer is no negative; no head of its own is trained and thrown away.
@@ -78,8 +79,8 @@ def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
 
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """The tensors of the tokenizer (B, T) for each text of a record, padded on the right. With answers: `score` (B,) from 0 to 1, or
-    `twins` (B, 2) int64, which two equal texts share. No noise."""
+    """The tensors of the tokenizer (B, T) for each text of a record, padded on the right. With answers: `score` (B,) from 0 to 1,
+    or `twins` (B, 2) int64, which two equal texts share. No noise."""
     batch = encoded([record[assets.question] for record in records], assets)
     if assets.other:
         batch |= named(OTHER, encoded([record[assets.other] for record in records], assets))
@@ -144,7 +145,10 @@ def by_length(run: Callable[[Batch], Tensor], texts: Batch) -> Tensor:
     size = max(FEWEST, -(-len(lengths) // PARTS))
     order = lengths.argsort(descending=True, stable=True)
     parts = [{name: value[rows] for name, value in texts.items()} for rows in order.split(size)]
-    found = [run({name: value[:, : int(part["attention_mask"].sum(1).max())] for name, value in part.items()}) for part in parts]
+    found = [
+        run({name: value[:, : int(part["attention_mask"].sum(1).max())] for name, value in part.items()})
+        for part in parts
+    ]
     return torch.cat(found)[order.argsort()]
 
 
@@ -206,7 +210,8 @@ def info_nce(one: Tensor, others: list[Tensor], twins: Tensor) -> Tensor:
     cosines = F.normalize(one, dim=1) @ F.normalize(torch.cat(others), dim=1).T
     same = twins[:, :1] == twins.T.flatten()[None, : cosines.shape[1]]
     same.fill_diagonal_(False)
-    return F.cross_entropy((cosines / TEMPERATURE).masked_fill(same, -torch.inf), torch.arange(len(one), device=one.device), reduction="none")
+    scaled = (cosines / TEMPERATURE).masked_fill(same, -torch.inf)
+    return F.cross_entropy(scaled, torch.arange(len(one), device=one.device), reduction="none")
 
 
 # ---------------------------------------------------------------------------------------------------- answers
@@ -216,9 +221,9 @@ def info_nce(one: Tensor, others: list[Tensor], twins: Tensor) -> Tensor:
 def sample(
     net: nn.Module, assets: Assets, records: Sequence[Record], generators: Sequence[torch.Generator]
 ) -> list[Record]:
-    """Beside each record {"vector": (D,)}. Of two texts also the second one's, {"other": (D,)}, and how alike they are as the answer.
-    A text that belongs to another is kept as the answer and has its vector, {"answer": (D,)}; where it is not there, the text
-    itself stands for it. Of some texts alone also the first half's, {"half": (D,)}, for `score`."""
+    """Beside each record {"vector": (D,)}. Of two texts also the second one's, {"other": (D,)}, and how alike they are as the
+    answer. A text that belongs to another is kept as the answer and has its vector, {"answer": (D,)}; where it is not there, the
+    text itself stands for it. Of some texts alone also the first half's, {"half": (D,)}, for `score`."""
     if assets.other:
         return compared(net, assets, records)
     texts = [record[assets.question] or "" for record in records]
@@ -241,6 +246,7 @@ def half_of(text: str) -> str:
     return " ".join(words[: len(words) // 2]) if len(words) > 3 and digest(text) % HALVES == 0 else ""
 
 
+@torch.no_grad()
 def embedded(net: nn.Module, assets: Assets, texts: Sequence[str]) -> np.ndarray:
     """(texts, D) float32."""
     batch = {name: value.to(device_of(net)) for name, value in encoded(texts, assets).items()}

@@ -1,7 +1,7 @@
 """How well vectors serve to find: recall, reciprocal rank, rank correlation; alignment and uniformity.
 
-A query finds its own among all candidates when no other text is as near (cosine): where all vectors are one, nothing is found. Texts
-that equal the one sought do not count as others. recall@k, MRR: Manning et al. 2008, Introduction to Information Retrieval.
+A query finds its own among all candidates when no other text is as near (cosine): where all vectors are one, nothing is found.
+Texts that equal the one sought do not count as others. recall@k, MRR: Manning et al. 2008, Introduction to Information Retrieval.
 Alignment, uniformity: Wang & Isola 2020, arXiv:2005.10242, with alpha 2 and t 2; uniformity over at most MOST vectors.
 """
 
@@ -18,8 +18,8 @@ MOST = 2048
 
 
 def ranks(queries: Tensor, candidates: Tensor, own: Tensor, texts: Tensor) -> Tensor:
-    """(Q,): how many other texts are as near as a query's own, from queries (Q, D), candidates (C, D), the place of each query's own
-    (Q,) and a number for the text of each candidate (C,)."""
+    """(Q,): how many other texts are as near as a query's own, from queries (Q, D), candidates (C, D), the place of each query's
+    own (Q,) and a number for the text of each candidate (C,)."""
     queries, candidates = (F.normalize(each, dim=1) for each in (queries, candidates))
     found = [torch.zeros(0, dtype=torch.int64)]
     for asked, mine in zip(queries.split(CHUNK), own.split(CHUNK)):

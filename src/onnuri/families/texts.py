@@ -1,4 +1,4 @@
-"""The texts that language models learn: where they stand in the records, and some to try them on."""
+"""The texts that models of texts learn: where they stand in the records, and some to try them on."""
 
 import random
 from collections.abc import Collection
@@ -29,3 +29,27 @@ def toy(n: int, seed: int) -> Records:
     )
     rows = [{"text": " ".join(draw.choice(choices) for choices in words) + "."} for _ in range(n)]
     return records_of(rows, {"text": "text"}, "text")
+
+
+def toy_pairs(n: int, seed: int) -> Records:
+    """Short sentences in English and the same in Korean; beside them one in which a word is another."""
+    draw = random.Random(seed)
+    words = (
+        (("the cat", "고양이가"), ("a child", "아이가"), ("my friend", "친구가"), ("the teacher", "선생님이")),
+        (("at home", "집에서"), ("at school", "학교에서"), ("outside", "밖에서"), ("by the sea", "바닷가에서")),
+        (("sleeps", "잔다"), ("sings", "노래한다"), ("reads", "읽는다"), ("laughs", "웃는다")),
+    )
+    rows = []
+    for _ in range(n):
+        chosen = [draw.choice(choices) for choices in words]
+        place = draw.randrange(len(words))
+        wrong = [
+            draw.choice([w for w in words[i] if w != pair]) if i == place else pair for i, pair in enumerate(chosen)
+        ]
+        english, korean, other = (
+            " ".join(e for e, _ in chosen),
+            " ".join(k for _, k in chosen),
+            " ".join(k for _, k in wrong),
+        )
+        rows.append({"text": english + ".", "positive": korean + ".", "negative": other + "."})
+    return records_of(rows, {"text": "text", "positive": "text", "negative": "text"}, "positive")

@@ -1,8 +1,9 @@
 """The only training loop. What is trained and by which loss comes from outside; how it is trained is decided here.
 
 Exact by construction: losses are sums with counts, divided once per step, so that micro-batches and several processes
-give the gradient of the whole batch (dropout off); records that a loss tells apart from each other meet in `company`. Batch order and noise are functions of (seed, epoch, record), and what
-a net draws itself runs under a seed of (seed, step, micro-batch, player, process): resuming needs no generator's state.
+give the gradient of the whole batch (dropout off); where a loss tells records apart, they meet as `together` says. Batch order
+and noise are functions of (seed, epoch, record), and what a net draws itself runs under a seed of (seed, step, micro-batch,
+player, process): resuming needs no generator's state.
 """
 
 import random
@@ -23,7 +24,7 @@ from ..errors import BadSettings, BrokenPromise
 from ..family import Batch, mix
 from ..operation import Finding, Log, Settings
 from ..weights.matrices import typical_size, weights, zeros_of
-from . import checkpoint, descent, doctor, experts, speed
+from . import checkpoint, descent, doctor, experts, speed, together
 from .batches import Batches, moved, numbers_in
 from .objective import Objective, Progress
 from .speed import Loss
@@ -132,13 +133,15 @@ class Loop:
         }
         self.optimizers = descent.optimizers(objective, self.trained, settings, self.rate)
         self.zeros = zeros_of(objective.net, objective.pruned)
-        self.frozen_statistics = self.must_freeze_statistics()
+        self.frozen_statistics = together.frozen_statistics(self)
         if not speed.batch_norms(objective.net) and not settings.micro_batch:
             self.batches.cut()
         self.loss: Loss = objective.loss
         if settings.balance:
             self.loss = experts.balanced(objective.net, self.loss, settings.balance)
-        self.meets = False
+        self.meets: bool | None = None
+        """Whether the loss asks for the other records of its step; seen when it is first run."""
+
         self.progress = Progress()
         self.pace = speed.Pace()
         self.bf16 = settings.precision == "bf16"
@@ -196,7 +199,7 @@ class Loop:
         for turn, player in enumerate(self.objective.parts):
             with self.only(player):
                 sums = self.backward(batches, player, turn)
-                norm = self.scale(player, sums)
+                norm = descent.scale(self.optimizers[player], self.trained[player], sums, self.settings.clip)
                 if step in self.probes():
                     self.examine(player, float(norm), batches[0])
                 self.set_rate(player)
@@ -239,7 +242,7 @@ class Loop:
     def backward(self, batches: list[Batch], player: str, turn: int) -> Tensor:
         """Leave the gradient of the summed loss over the whole batch, all processes included; (loss, count) of it."""
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        shown, before = self.shown(batches, player, turn)
+        shown, before = together.shown(self, batches, player, turn)
         for number, batch in enumerate(batches):
             self.seed(self.progress.step, number, turn)
             with self.autocast(), company.meeting(shown, before + number):
@@ -251,31 +254,6 @@ class Loop:
         for parameter, gradient in zip(self.trained[player], gradients):
             parameter.grad = gradient
         return self.reduce(sums)
-
-    @torch.no_grad()
-    def shown(self, batches: list[Batch], player: str, turn: int) -> tuple[list[company.Shown], int]:
-        """What the records of all parts and processes show each other, part by part, and the number of the first part here;
-        nothing where the step is one part or the loss asks for nobody."""
-        if not self.meets or (len(batches) == 1 and self.processes.num_processes == 1):
-            return [], 0
-        parts = list[company.Shown]()
-        for number, batch in enumerate(batches):
-            self.seed(self.progress.step, number, turn)
-            with self.autocast(), company.meeting() as heard:
-                self.loss(batch, player)
-            parts += heard
-        return self.gathered(parts)
-
-    def gathered(self, parts: list[company.Shown]) -> tuple[list[company.Shown], int]:
-        """The parts of all processes in their order, and the number of the first one of this process."""
-        if self.processes.num_processes == 1:
-            return parts, 0
-        from accelerate.utils import gather_object
-
-        numbered = gather_object([(self.processes.process_index, tuple(t.cpu() for t in part)) for part in parts])
-        found = sorted(numbered, key=lambda pair: pair[0])
-        before = sum(process < self.processes.process_index for process, _ in found)
-        return [tuple(t.to(self.device) for t in part) for _, part in found], before
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -289,9 +267,6 @@ class Loop:
             flat = self.reduce(torch.cat([g.flatten() for g in gradients]))
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
                 gradient.copy_(part.view_as(gradient))
-
-    def scale(self, player: str, sums: Tensor) -> Tensor:
-        return descent.scale(self.optimizers[player], self.trained[player], sums, self.settings.clip)
 
     def set_rate(self, player: str) -> None:
         factor = descent.schedule(self.progress.step, self.total, self.settings.warmup)
@@ -337,20 +312,6 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ decided at the start
 
-    def must_freeze_statistics(self) -> list[nn.Module]:
-        """The batch-norm layers whose running statistics must stand still: they see micro-batches, or belong to a base
-        that is not trained. One example would otherwise change another's loss."""
-        layers = speed.batch_norms(self.objective.net)
-        partial = any(not p.requires_grad for p in self.objective.net.parameters())
-        micro = 0 < self.settings.micro_batch < self.settings.batch_size or self.processes.num_processes > 1
-        if layers and (partial or micro):
-            self.log.warn(
-                f"{len(layers)} batch-norm layers keep their statistics: "
-                + ("part of the net is frozen" if partial else "a batch is cut into parts")
-            )
-            return layers
-        return []
-
     def look(self) -> None:
         """What the first forward pass costs decides for or against bf16, and tells the pace what a step costs: as much
         again for the gradients of what flows through the net, and for those of the weights that are trained."""
@@ -360,13 +321,15 @@ class Loop:
         share = sum(size for size, known in sizes if known) / max(sum(size for size, _ in sizes), 1)
         self.seed(0, 0, 0)
         objective.net.eval()  # looking must not move batch-norm statistics
-        meeting = company.meeting()
-        with torch.no_grad(), speed.any_types(self.device, self.bf16), costs.watched() as watch, meeting as heard:
+        with (
+            torch.no_grad(),
+            speed.any_types(self.device, self.bf16),
+            costs.watched() as watch,
+            company.meeting() as heard,
+        ):
             for player in objective.parts:
                 objective.loss(batch, player)
-        self.meets = bool(heard)
-        if self.meets and not self.settings.micro_batch:
-            self.batches.parts = 1  # in several each record would have to be computed twice
+        together.notice(self, heard)
         if not objective.companions:  # they have no backward pass
             self.pace.per_number = (2 + share) * watch.total_flops / max(numbers_in(batch), 1)
         if self.settings.precision == "auto":
