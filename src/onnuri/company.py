@@ -33,10 +33,14 @@ class Meeting:
 open_ones: list[Meeting] = []
 
 
-@torch.compiler.disable
 def met(*shown: Tensor) -> tuple[Shown, slice] | None:
     """What all records of the step show, (N, ...) each, and which rows are those shown here, as they are; None where nobody has
     arranged a meeting."""
+    return asked(shown)
+
+
+@torch.compiler.disable  # a compiled loss asks anew each time
+def asked(shown: Shown) -> tuple[Shown, slice] | None:
     if not open_ones:
         return None
     meeting = open_ones[-1]
