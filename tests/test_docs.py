@@ -23,7 +23,13 @@ PAGES = [
     *(f"docs/howto/{p.name}" for p in sorted(DOCS.glob("howto/*.md"))),
 ]
 TRANSLATIONS = {"README.ko.md": "README.md", "docs/tutorial.ko.md": "docs/tutorial.md"}
-NOT_RUN = {"README.md": 1, "docs/howto/clean.md": 1, "docs/howto/embed.md": 1, "docs/howto/plugin.md": 1, "docs/howto/runtimes.md": 2}
+NOT_RUN = {
+    "README.md": 1,
+    "docs/howto/clean.md": 1,
+    "docs/howto/embed.md": 1,
+    "docs/howto/plugin.md": 1,
+    "docs/howto/runtimes.md": 2,
+}
 """How many blocks of a page are marked as not run, each with its reason; all others are."""
 
 PROSE = [ROOT / "CONTRIBUTING.md", *(ROOT / name for name in ("README.md", "README.ko.md")), *DOCS.rglob("*.md")]
