@@ -36,7 +36,7 @@ open_ones: list[Meeting] = []
 def met(*shown: Tensor) -> tuple[Shown, slice] | None:
     """What all records of the step show, (N, ...) each, and which rows are those shown here, as they are; None where nobody has
     arranged a meeting."""
-    return asked(shown)
+    return asked(shown)  # type: ignore  # torch states other types of its decorator
 
 
 @torch.compiler.disable  # a compiled loss asks anew each time
