@@ -52,8 +52,8 @@ class Size:
 class Vocabulary:
     """The tokens that a model reads, whatever it calls them; their numbers stand in its batches."""
 
-    entry: str
-    """The entry of a batch that holds the numbers."""
+    entries: Sequence[str]
+    """The entries of a batch that hold the numbers."""
 
     rows: "Tensor"
     """(V, W): what the net reads for each number."""

@@ -100,7 +100,8 @@ Changing = dict[str, dict[int, int]]
 
 def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
     """The largest of several batches of unlike records, answers left out where the questions suffice; and which axes change, with
-    the answers too: what a model writes goes on from its question."""
+    the answers too: what a model writes goes on from its question. Where an axis that changes has one place in that batch, and
+    would be taken for one that stays so, it is that of answered records."""
     question = model.family.fields(model.assets)[0]
     records = records.some(64)
     batches = [
@@ -116,7 +117,10 @@ def seen_batch(model: Model, records: Records) -> tuple[dict, Changing]:
     changing = {
         name: {axis: max(found) for axis, found in each.items() if len(set(found)) > 1} for name, each in sizes.items()
     }
-    return max(batches, key=lambda batch: sum(t.numel() for t in batch.values())), changing
+    largest = max(batches, key=lambda batch: sum(t.numel() for t in batch.values()))
+    if any(1 in [largest[name].shape[axis] for axis in each] for name, each in changing.items()):
+        largest = {name: whole[name][: len(value)] for name, value in largest.items()}
+    return largest, changing
 
 
 def trace(model: Model, records: Records, opset: int, stepping: bool = False):

@@ -146,7 +146,7 @@ def test_pieces_of_a_unigram_tokenizer_are_spared():
 
 def test_a_token_stays_with_what_it_is_made_of():
     numbers = torch.zeros(8, 2)
-    found = Vocabulary("x", numbers, {0}, {7: [5, 6], 6: [1, 2]}, *[lambda numbers: (None, None)] * 2)
+    found = Vocabulary(("x",), numbers, {0}, {7: [5, 6], 6: [1, 2]}, *[lambda numbers: (None, None)] * 2)
     scores = torch.tensor([0.0, 1, 1, 5, 4, 1, 1, 9])
     assert staying(found, scores, 6).tolist() == [0, 1, 2, 5, 6, 7]
     assert staying(found, scores, 5).tolist() == [0, 1, 2, 3, 4], "no room for the parts of the best"
@@ -160,11 +160,11 @@ def test_both_promises_can_be_broken(tmp_path):
     found = run.opened(PRUNE, chosen, {"model": str(tmp_path / "m"), "data": str(texts)}, {})
     result = PRUNE.apply(chosen, Quiet(), **found)
     alike, count = (promise for promise in reversed(PRUNE.promises) if "tokens" in promise.text)
-    entry, kept, left = result.report["tokens"]
+    entries, kept, left = result.report["tokens"]
     for changed in (kept.roll(1), torch.cat([kept[:-1], kept[-1:] - 1])):
-        result.report["tokens"] = (entry, changed, left)
+        result.report["tokens"] = (entries, changed, left)
         assert alike.measure(chosen, found, result) > 10 * alike.bound, "rows under other numbers"
-    result.report["tokens"] = (entry, kept, left - 1)
+    result.report["tokens"] = (entries, kept, left - 1)
     assert count.measure(chosen, found, result) > count.bound
 
 

@@ -29,7 +29,9 @@ Numbers = Mapping[int, int]
 """{number of a token as it was: as it will be}"""
 
 
-def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], Any]) -> Vocabulary | None:
+def vocabulary_of(
+    net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], Any], entries: Sequence[str] = ("input_ids",)
+) -> Vocabulary | None:
     """See Family.vocabulary. `again`: (net, tokenizer) -> the assets."""
     file = segmentation.file_of(tokenizer)
     table = net.get_input_embeddings()
@@ -56,7 +58,7 @@ def vocabulary_of(net: Any, tokenizer: Any, again: Callable[[nn.Module, Any], An
         bigger, more = more_tokens.grown(net, tokenizer, file, designs(net, {}), joins, join)
         return bigger, again(bigger, more)
 
-    return Vocabulary("input_ids", rows, needed, made, kept, grown)
+    return Vocabulary(entries, rows, needed, made, kept, grown)
 
 
 def numbers_of(model: dict) -> dict[str, int]:

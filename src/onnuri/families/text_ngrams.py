@@ -160,10 +160,11 @@ def vocabulary_of(net: NgramNet, assets: Assets) -> Vocabulary:
         return other.train(net.training), replace(assets, ngrams=known, digest=known.digest)
 
     rows = net.bag.table.weight.detach() * net.bag.telling[:, None]
+
     def grown(joins: Sequence[tuple[int, int]]) -> tuple[NgramNet, Assets]:
         raise Refusal("n-grams overlap, so that none is put together from others", "train a new bag on all the texts")
 
-    return Vocabulary("ngrams", rows, {0}, {}, kept, grown)
+    return Vocabulary(("ngrams",), rows, {0}, {}, kept, grown)
 
 
 # ---------------------------------------------------------------------------------------------------- batches

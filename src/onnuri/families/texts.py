@@ -53,3 +53,19 @@ def toy_pairs(n: int, seed: int) -> Records:
         )
         rows.append({"text": english + ".", "positive": korean + ".", "negative": other + "."})
     return records_of(rows, {"text": "text", "positive": "text", "negative": "text"}, "positive")
+
+
+def toy_translations(n: int, seed: int) -> Records:
+    """Short Korean sentences and what they say in English, where the verb stands elsewhere; some have no place."""
+    draw = random.Random(seed)
+    words = (
+        (("고양이가", "the cat"), ("아이가", "a child"), ("학생이", "the student"), ("누나는", "my sister")),
+        (("", ""), ("집에서", "at home"), ("학교에서", "at school"), ("밖에서 매일", "outside every day")),
+        (("잔다", "sleeps"), ("읽는다", "reads"), ("노래한다", "sings"), ("웃는다", "laughs")),
+    )
+    rows = []
+    for _ in range(n):
+        who, where, what = (draw.choice(choices) for choices in words)
+        source, target = f"{who[0]} {where[0]} {what[0]}", f"{who[1]} {what[1]} {where[1]}"
+        rows.append({"source": " ".join(source.split()), "target": " ".join(target.split())})
+    return records_of(rows, {"source": "text", "target": "text"}, "target")

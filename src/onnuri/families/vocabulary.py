@@ -29,7 +29,9 @@ SPELLING = "<>0123456789ABCDEFx"  # what BYTES are written with: a text that hol
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 SPACES = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 HANGUL, HAN = r"\p{Hangul}\p{M}*", r"\p{Han}\p{M}*"
-SCRIPTS = rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?(?:{HANGUL})+| ?(?:{HAN})+| ?(?:(?!\p{{Hangul}}|\p{{Han}})\p{{L}}\p{{M}}*)+|"
+SCRIPTS = (
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?(?:{HANGUL})+| ?(?:{HAN})+| ?(?:(?!\p{{Hangul}}|\p{{Han}})\p{{L}}\p{{M}}*)+|"
+)
 PARTICLES = "에서는|에서도|으로는|에게는|까지는|이라는|에서|에게|으로|까지|부터|처럼|보다|이나|은|는|이|가|을|를|의|에|도|만|와|과|로|랑|나"
 SPLITS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -75,6 +77,9 @@ READ = Marks(
 
 WRITTEN = Marks({"bos_token": END, "eos_token": END, "pad_token": "<|pad|>"}, END)
 """Of a model that writes texts: END stands before each, so that its first token is predicted too."""
+
+ANSWERED = Marks(WRITTEN.roles, "", END)
+"""Of a model that reads a text and writes another: END stands behind both."""
 
 
 def faults_of(settings: Mapping[str, Any], marks: Marks) -> list[str]:

@@ -26,7 +26,7 @@ def fewer_tokens(settings: Settings, model: Model, seen: Records | None) -> Resu
     net, assets = found.kept(kept)
     # other files of the folder may list the tokens as they were
     less = replace(model, net=net, assets=assets, baked={}, folder=None)
-    return Result(model=less, report={"tokens": (found.entry, kept, left)})
+    return Result(model=less, report={"tokens": (found.entries, kept, left)})
 
 
 def left_of(one: Vocabulary, share: float) -> int:
@@ -53,8 +53,8 @@ def scores(one: Vocabulary, model: Model, seen: Records | None) -> Tensor:
         return size
     counts = torch.zeros(len(size))
     for start in range(0, len(seen), AT_ONCE):
-        numbers = model.collate(seen.list(slice(start, start + AT_ONCE)))[one.entry]
-        counts += torch.bincount(numbers.flatten().long(), minlength=len(size))
+        batch = model.collate(seen.list(slice(start, start + AT_ONCE)))
+        counts += sum(torch.bincount(batch[entry].flatten().long(), minlength=len(size)) for entry in one.entries)
     return size * counts.sqrt() + size / size.max().clamp_min(1e-30) * 1e-6
 
 
@@ -96,9 +96,9 @@ def unlike_whole(settings: Settings, inputs: dict, result: Result) -> float | No
     assert result.model is not None
     if settings.units != "tokens":
         return None
-    entry, kept, _ = (result.report or {})["tokens"]
+    entries, kept, _ = (result.report or {})["tokens"]
     batch = result.model.collate(inputs["data"].split("test").some(32).list())
-    told = batch | {entry: kept[batch[entry].long()].to(batch[entry].dtype)}
+    told = batch | {entry: kept[batch[entry].long()].to(batch[entry].dtype) for entry in entries}
     answers, wanted = result.model.outputs(batch)[0], inputs["model"].outputs(told)[0]
     if wanted.shape[-1] != answers.shape[-1]:  # one for each token
         wanted = wanted[..., kept]
