@@ -41,7 +41,7 @@ def steps(net: nn.Module, batch: Batch, memory: Memory) -> tuple[Outputs, Memory
     """The memory: which places of the answer are there (B, T), which of the question (B, S), then keys and values (B, heads, places,
     width) of each layer in turn, those of the answer before those of the question. Nothing is kept of nets that go on wrongly."""
     if isinstance(net, Session):
-        return net.steps(batch, memory)
+        return net.steps(batch, memory) if asks(batch) else asking_nothing(net, batch, memory)
     if not memory and not goes_on(net):
         return outputs(net, batch), ()
     return going_on(net, batch, memory)
@@ -70,6 +70,15 @@ def going_on(net: Any, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
     return (found.logits, batch["predicted"]), [*masks, *(part for layer in layers for part in (layer.keys, layer.values))]
 
 
+def asking_nothing(net: Session, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+    """`steps` of a graph, which takes no tensors without a place: one is asked that is not there, and forgotten again."""
+    nothing = torch.zeros(len(batch["input_ids"]), 1, dtype=torch.int64)
+    found, grown = net.steps(batch | {"input_ids": nothing, "attention_mask": nothing}, memory)
+    there, seen, *kept = grown
+    half, places = len(kept) // 2, seen.shape[1] - 1
+    return found, [there, seen[:, :places], *kept[:half], *(one[:, :, :places] for one in kept[half:])]
+
+
 def asks(batch: Batch) -> bool:
     """Whether there is a question to read."""
     return batch["input_ids"].shape[1] > 0
@@ -80,7 +89,9 @@ def encoded(net: Any, batch: Batch) -> Any:
     from transformers.modeling_outputs import MoEModelOutput
 
     if asks(batch):
-        states = net.get_encoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])[0]
+        there = batch["attention_mask"]
+        there = there | ~there.any(1, keepdim=True)  # of nothing at all there would be no mean
+        states = net.get_encoder()(input_ids=batch["input_ids"], attention_mask=there)[0]
     else:
         width = net.get_encoder().config.get_text_config().hidden_size
         states = torch.zeros(len(batch["input_ids"]), 0, width, dtype=net.dtype, device=net.device)
