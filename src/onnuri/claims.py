@@ -49,11 +49,12 @@ def describe(folder: Path) -> str:
 
 def comes_near(family: Family, folder: Path) -> bool:
     """Whether transformers has a model for the family's task with the body that lies in the folder."""
-    from transformers import CONFIG_MAPPING
+    from transformers import CONFIG_MAPPING, AutoModelForSeq2SeqLM
     from transformers.pipelines import SUPPORTED_TASKS
 
     kind = peek(folder).get("model_type")
     if not isinstance(kind, str) or kind not in known_types():
         return False
-    autos = SUPPORTED_TASKS.get(family.tag, {}).get("pt", ())
+    without_pipeline = {"text2text-generation": (AutoModelForSeq2SeqLM,)}  # a task of the Hub still
+    autos = SUPPORTED_TASKS.get(family.tag, {}).get("pt", without_pipeline.get(family.tag, ()))
     return any(CONFIG_MAPPING[kind] in auto._model_mapping for auto in autos)

@@ -132,8 +132,8 @@ def agrees(net: Any) -> bool:
 
 
 def probe(net: Any, part: slice) -> Batch:
-    """Tokens 0 to 2 as the question of an answer that begins with them."""
-    ids = torch.arange(3, device=net.device)[None]
+    """The first three tokens that do not pad, as the question of an answer that begins with them."""
+    ids = torch.tensor([[number for number in range(4) if number != net.config.pad_token_id][:3]], device=net.device)
     there = torch.ones_like(ids)
     answer = {"decoder_input_ids": ids[:, part], "decoder_attention_mask": there[:, part]}
     return {"input_ids": ids, "attention_mask": there, "predicted": there[:, part].bool(), **answer}

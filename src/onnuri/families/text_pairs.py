@@ -165,7 +165,8 @@ def answered(net: nn.Module, assets: Assets, records: Sequence[Record]) -> list[
         return []
     question = padded(question_ids(records, assets), assets.pad)
     beside = {name: question[entry] for name, entry in QUESTION.items()}
-    begins, most = list(assets.begins), min(assets.max_new_tokens, assets.max_answer)
+    begins = list(assets.begins)
+    most = max(1, min(assets.max_new_tokens, assets.max_answer + 1 - len(begins)))  # the last one is read no more
     none = [None] * len(records)
     made = continued_by(
         lambda batch, memory: next_written(net, assets, batch, memory),
