@@ -172,7 +172,7 @@ def read_hub(auto: Any, folder: Path, empty: bool) -> Any:
             )
             raise BadInput(*faults, hint="fetch the folder again from where it came") from error
     check_report(report, folder)
-    return fold_norms(net.eval())
+    return ready(net)
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def empty_net(auto: Any, folder: Path) -> Any:
     net = auto.from_config(AutoConfig.from_pretrained(folder, local_files_only=True)).eval()
     if (folder / "generation_config.json").exists():
         net.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    return fold_norms(net)
+    return ready(net)
 
 
 def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any) -> Any:
@@ -226,6 +226,13 @@ def adopt_hub(auto: Any, folder: Path, generator: torch.Generator, **config: Any
     if not body:
         raise BadInput(f"{folder} holds no tensor of a body that {type(net).__name__} could have")
     check_report({"missing_keys": missing, "mismatched_keys": unlike, "unexpected_keys": left_over}, folder)
+    return ready(net)
+
+
+def ready(net: Any) -> Any:
+    """The net to be used; what its library never writes (tables of sines) follows no gradient, or what it learnt would be lost."""
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in (net._keys_to_ignore_on_save or ()))
     return fold_norms(net.eval())
 
 

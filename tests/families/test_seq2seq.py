@@ -36,7 +36,13 @@ HALF = {
     "max_position_embeddings": 64, "pad_token_id": 0,
 }  # fmt: skip
 GEMMA = HALF | {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": 4}
-SEEING = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16}
+SEEING = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+}
 DESIGNS = {
     # class of transformers: the entries of its config
     "T5ForConditionalGeneration": RELATIVE,
@@ -258,7 +264,9 @@ def test_the_answers_are_those_that_the_library_generates_one_by_one(name, folde
     ],
 )
 def test_answers_begin_as_the_folder_and_its_tokenizer_say_and_end_once(template, forced, begins, label, tmp_path):
-    net, assets = FAMILY.read(build("MBartForConditionalGeneration", tmp_path, template, forced_bos_token_id=forced), False)
+    net, assets = FAMILY.read(
+        build("MBartForConditionalGeneration", tmp_path, template, forced_bos_token_id=forced), False
+    )
     assert assets.begins == begins and assets.stops == (2,)
     for text in ("x y", ""):
         batch = batch_of([{"source": "a", "target": text}], assets)
@@ -518,7 +526,9 @@ def test_a_graph_writes_the_same_answers(tmp_path):
     records = one.asked(FAMILY.toy(8, 5).list())
     assert one.sample(records) == other.sample(records)
     memory = other.family.steps(other.net, other.collate(records), ())[1]
-    nothing = {key: value[:, :0] for key, value in other.collate(records).items() if key in ("input_ids", "attention_mask")}
+    nothing = {
+        key: value[:, :0] for key, value in other.collate(records).items() if key in ("input_ids", "attention_mask")
+    }
     grown = other.family.steps(other.net, other.collate(records) | nothing, memory)[1]
     sizes = [[b - a for a, b in zip(one.shape, two.shape) if a != b] for one, two in zip(memory, grown)]
     half = (len(memory) - 2) // 2

@@ -14,7 +14,6 @@ from torch import nn
 
 from .. import hub
 from ..errors import BadSettings, Refusal, propose
-from ..weights.weightnorm import fold_norms
 
 Kept = Mapping[str, Sequence[int]]
 """{name of a list of modules: numbers of the entries that stay, in order}."""
@@ -88,7 +87,7 @@ def empty(kind: type, config: Any, misfit: Callable[[str], Refusal] = misfit) ->
         if again.to_dict() != config.to_dict():
             raise misfit("its config would be read otherwise than it was written")
         with torch.device("meta"):
-            return fold_norms(kind(config))
+            return hub.ready(kind(config))
     except Refusal:
         raise
     except Exception as error:  # each architecture checks its config in its own way

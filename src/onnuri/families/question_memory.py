@@ -67,7 +67,10 @@ def going_on(net: Any, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
     )
     past = found.past_key_values
     layers = [*past.self_attention_cache.layers, *past.cross_attention_cache.layers]
-    return (found.logits, batch["predicted"]), [*masks, *(part for layer in layers for part in (layer.keys, layer.values))]
+    return (found.logits, batch["predicted"]), [
+        *masks,
+        *(part for layer in layers for part in (layer.keys, layer.values)),
+    ]
 
 
 def asking_nothing(net: Session, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:

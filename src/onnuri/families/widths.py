@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import Refusal
 from ..family import seeded
-from ..weights.weightnorm import fold_norms
+from ..hub import ready
 
 WIDTHS = (
     "intermediate_size",
@@ -53,7 +53,7 @@ def fresh(auto: Any, config: Any, scale: float, generator: torch.Generator, dtyp
     alone. Refusal where such a net cannot be built."""
     try:
         with seeded(generator):
-            return fold_norms(auto.from_config(scaled(config, scale), dtype=dtype).eval())
+            return ready(auto.from_config(scaled(config, scale), dtype=dtype))
     except Refusal:
         raise
     except Exception as error:  # each architecture checks its config in its own way
