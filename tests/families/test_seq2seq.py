@@ -1,4 +1,4 @@
-"""Models that read one text and write another: tiny folders that transformers built, against its own loader, loss and generation."""
+"""Models that read one text and write another: tiny folders of transformers, against its own loader, loss and generation."""
 
 import math
 import os
@@ -408,7 +408,7 @@ def test_all_wrong_settings_are_named_at_once():
     ],
 )
 def test_the_columns_are_found_by_name_or_by_what_is_named(columns, answer, expected):
-    records = records_of([{name: "a b" for name in columns}], dict.fromkeys(columns, "text"), answer)
+    records = records_of([dict.fromkeys(columns, "a b")], dict.fromkeys(columns, "text"), answer)
     if expected is None:
         with pytest.raises(BadInput, match="which columns of text"):
             FAMILY.start(FAMILY.tiny(), records, generator())

@@ -274,6 +274,8 @@ READERS = {
                 ("embedder", "1_Pooling/config.json", json_form, 1),
                 ("embedder", "sentence_bert_config.json", json_form, 1),
                 ("embedder", "config_sentence_transformers.json", json_form, 1),
+                ("seq2seq", "config.json", json_form, 1),
+                ("seq2seq", "generation_config.json", json_form, 1),
                 ("gpt2", "config.json", json_form, 1),
                 ("vit", "config.json", json_form, 1),
                 ("vit", "preprocessor_config.json", json_form, 1),

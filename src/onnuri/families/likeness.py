@@ -1,9 +1,9 @@
 """How like the texts that a model wrote are to those that were wanted: exact match, chrF and ROUGE-L.
 
-chrF is Popović 2015 (https://aclanthology.org/W15-3049) as sacrebleu 2 computes it (its chrF2: n-grams of up to 6 characters without
-white space, recall counted twice as heavily, counts of all texts together, 0 to 100), with one reference for each text. ROUGE-L is
-the F1 of Lin 2004 (https://aclanthology.org/W04-1013), the mean over the texts, differing in: 1. a word is whatever stands between
-white space, in its own case, since stemming and the usual pattern for words know English alone.
+chrF is Popović 2015 (https://aclanthology.org/W15-3049) as sacrebleu 2 computes it (its chrF2: n-grams of up to 6 characters
+without white space, recall counted twice as heavily, counts of all texts together, 0 to 100), with one reference for each text.
+ROUGE-L is the F1 of Lin 2004 (https://aclanthology.org/W04-1013), the mean over the texts, differing in: 1. a word is whatever
+stands between white space, in its own case, since stemming and the usual pattern for words know English alone.
 """
 
 from collections import Counter

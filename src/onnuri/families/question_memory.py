@@ -1,7 +1,7 @@
 """What a net of transformers that reads one text and writes another says of the next token, keeping what it has read.
 
-Any net with an encoder and a decoder: nothing but what the library calls their inputs and what it keeps of them is named. The memory
-is what both have made: an encoder's states are turned into keys and values once, and stay.
+Any net with an encoder and a decoder: nothing but what the library calls their inputs and what it keeps of them is named. The
+memory is what both have made: an encoder's states are turned into keys and values once, and stay.
 
 1. A question that goes on after something was written is encoded for itself and stands beside what was read before (Izacard and
    Grave 2021, arXiv:2007.01282, fuse passages so). Where nothing more is asked, its entries of the batch have no places.
@@ -38,8 +38,9 @@ def outputs(net: nn.Module, batch: Batch) -> Outputs:
 
 
 def steps(net: nn.Module, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
-    """The memory: which places of the answer are there (B, T), which of the question (B, S), then keys and values (B, heads, places,
-    width) of each layer in turn, those of the answer before those of the question. Nothing is kept of nets that go on wrongly."""
+    """The memory: which places of the answer are there (B, T), which of the question (B, S), then keys and values (B, heads,
+    places, width) of each layer in turn, those of the answer before those of the question. Nothing is kept of nets that would go
+    on wrongly."""
     if isinstance(net, Session):
         return net.steps(batch, memory) if asks(batch) else asking_nothing(net, batch, memory)
     if not memory and not goes_on(net):

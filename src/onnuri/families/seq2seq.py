@@ -1,4 +1,4 @@
-"""Models that read one text and write another: translations, summaries, answers, as AutoModelForSeq2SeqLM of transformers opens them.
+"""Models that read one text and write another (translate, summarize, answer), as AutoModelForSeq2SeqLM of transformers opens them.
 
 No architecture is named: config.json says that a folder is mine, transformers reads and writes it. Only `start` has to choose: a
 T5 (Raffel et al. 2020, arXiv:1910.10683) with gated GELU (Shazeer 2020, arXiv:2002.05202), differing in:

@@ -67,9 +67,9 @@ def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
 
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
-    """input_ids, attention_mask (B, S) of the questions; decoder_input_ids, decoder_attention_mask (B, T) of what stands before each
-    token of the answers; `predicted` (B, T): the next token is asked for. With answers also labels (B, T), IGNORE where none is;
-    without them the first token is asked for."""
+    """input_ids, attention_mask (B, S) of the questions; decoder_input_ids, decoder_attention_mask (B, T) of what stands before
+    each token of the answers; `predicted` (B, T): the next token is asked for. With answers also labels (B, T), IGNORE where none
+    is; without them the first token is asked for."""
     question = padded(question_ids(records, assets), assets.pad)
     if not all(assets.answer in record for record in records):
         return written_so_far(question, [list(assets.begins) for _ in records], assets)
