@@ -382,7 +382,7 @@ def test_any_text_comes_back_as_it_went_in(started):
     _, assets = started
     text = "Ünknown 뷁!  Spaces\tstay 🙂"
     ids = text_pairs.answer_ids([{"target": text}], assets)[0]
-    assert text_pairs.decoded(ids, assets) == text and ids[-1] == assets.end
+    assert text_pairs.decoded(assets.tokenizer, ids) == text and ids[-1] == assets.end
 
 
 def test_all_wrong_settings_are_named_at_once():

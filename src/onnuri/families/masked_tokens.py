@@ -210,12 +210,8 @@ def with_candidates(text: str, ids: list[int], likely: Tensor, tokens: Tensor, a
 
 def piece(before: list[int], token: int, assets: Assets) -> str:
     """The text of a token behind others: with the space that it begins with."""
-    start, whole = decoded(before, assets), decoded([*before, token], assets)
-    return whole.removeprefix(start) if whole.startswith(start) else decoded([token], assets)
-
-
-def decoded(ids: list[int], assets: Assets) -> str:
-    return assets.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    start, whole, alone = (text_tokens.decoded(assets.tokenizer, ids) for ids in (before, [*before, token], [token]))
+    return whole.removeprefix(start) if whole.startswith(start) else alone
 
 
 def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:

@@ -54,7 +54,7 @@ def claims(folder: Path) -> bool:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as known
 
-    return names[:1] == [known.get(kind)] and CONFIG_MAPPING[kind].is_encoder_decoder is True
+    return names[:1] == [dict[str, str](known).get(kind)] and CONFIG_MAPPING[kind].is_encoder_decoder is True
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
@@ -156,10 +156,10 @@ def checked(settings: dict) -> dict:
 
 def columns_of(records: Records) -> tuple[str, str]:
     """(the question's column, the answer's): the answer that is named, else a customary name; of the other columns of text a
-    customary name, else the first. BadInput where they are not two."""
-    written = [name for name, kind in records.fields.items() if kind in ("text", "category")]
+    customary name, else the first. Few texts that come again may have been taken for categories. BadInput where they are not two."""
+    written = [name for kind in ("text", "category") for name, found in records.fields.items() if found == kind]
     answer = next((name for name in (records.answer, *ANSWERS) if name in written), "")
-    others = [name for name in written if name != answer and records.fields[name] == "text"]
+    others = [name for name in written if name != answer]
     question = next((name for name in (*QUESTIONS, *others) if name in others), "")
     if not answer or not question:
         raise BadInput(
@@ -174,21 +174,22 @@ def design(settings: dict, tokenizer: Any) -> Any:
     of four times the width."""
     from transformers import T5Config
 
-    return T5Config(
-        vocab_size=len(tokenizer),
-        d_model=settings["hidden_size"],
-        d_kv=settings["hidden_size"] // settings["num_heads"],
-        d_ff=16 * math.ceil(settings["hidden_size"] / 6),
-        num_layers=settings["num_layers"],
-        num_decoder_layers=settings["num_layers"],
-        num_heads=settings["num_heads"],
-        dropout_rate=settings["dropout"],
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
+    entries = {
+        "vocab_size": len(tokenizer),
+        "d_model": settings["hidden_size"],
+        "d_kv": settings["hidden_size"] // settings["num_heads"],
+        "d_ff": 16 * math.ceil(settings["hidden_size"] / 6),
+        "num_layers": settings["num_layers"],
+        "num_decoder_layers": settings["num_layers"],
+        "num_heads": settings["num_heads"],
+        "dropout_rate": settings["dropout"],
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    return T5Config(**entries)
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:

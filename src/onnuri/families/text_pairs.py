@@ -24,9 +24,9 @@ from ..family import Batch, Memory, Outputs
 from . import likeness
 from .decoding import continued_by, padded
 from .nats import IGNORE, Nats
-from .next_token import decoded, device_of
+from .next_token import device_of
 from .question_memory import outputs, steps
-from .text_tokens import settings_kept
+from .text_tokens import decoded, settings_kept
 
 QUESTION = {"question_ids": "input_ids", "question_mask": "attention_mask"}
 ANSWER = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask", "predicted": "predicted"}
@@ -152,7 +152,7 @@ def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[dict]:
     losses = token_losses(values, batch["labels"]).sum(1).tolist()
     hits = ((values.argmax(-1) == batch["labels"]) & mask).sum(1).tolist()
     wanted = [ids[ids != IGNORE].tolist() for ids in batch["labels"]]
-    sizes = [len(decoded(ids, assets).encode()) for ids in wanted]
+    sizes = [len(decoded(assets.tokenizer, ids).encode()) for ids in wanted]
     return [
         {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit}
         for nll, ids, size, hit in zip(losses, wanted, sizes, hits)
@@ -180,7 +180,7 @@ def answered(net: nn.Module, assets: Assets, records: Sequence[Record]) -> list[
     )
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
-        (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
+        (decoded(assets.tokenizer, ids[:end]), {"new_tokens": len(ids[:end]), "finished": end is not None})
         for ids, end in zip(made, ends)
     ]
 

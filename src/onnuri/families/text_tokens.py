@@ -154,13 +154,7 @@ def checked(settings: dict) -> dict:
     """The settings, or BadSettings with every fault."""
     faults = [
         f"{name} must be a whole number above {least}, found {settings[name]!r}"
-        for name, least in {
-            "hidden_size": 0,
-            "num_layers": 0,
-            "num_heads": 0,
-            "max_length": 2,
-            "vocab_size": 0,
-        }.items()
+        for name, least in {"hidden_size": 0, "num_layers": 0, "num_heads": 0, "max_length": 2, "vocab_size": 0}.items()
         if type(settings[name]) is not int or settings[name] <= least
     ]
     faults += [] if faults else vocabulary.faults_of(settings, vocabulary.READ)
@@ -233,3 +227,8 @@ def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tenso
             return_tensors="pt",
         )
     return {name: tokens[name] for name in TENSORS if name in tokens}
+
+
+def decoded(tokenizer: Any, ids: list[int]) -> str:
+    """The text of these tokens, without marks, its spaces as they were."""
+    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
