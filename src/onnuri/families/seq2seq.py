@@ -156,7 +156,7 @@ def checked(settings: dict) -> dict:
 
 def columns_of(records: Records) -> tuple[str, str]:
     """(the question's column, the answer's): the answer that is named, else a customary name; of the other columns of text a
-    customary name, else the first. Few texts that come again may have been taken for categories. BadInput where they are not two."""
+    customary name, else the first. Few texts that come again may be categories. BadInput where they are not two."""
     written = [name for kind in ("text", "category") for name, found in records.fields.items() if found == kind]
     answer = next((name for name in (records.answer, *ANSWERS) if name in written), "")
     others = [name for name in written if name != answer]
