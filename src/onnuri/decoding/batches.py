@@ -13,7 +13,7 @@ from ..family import Batch
 def padded(sequences: Sequence[Sequence[int]], pad: int) -> Batch:
     """input_ids, attention_mask, position_ids (B, T). Without positions some nets would count the padding."""
     longest = max(map(len, sequences))
-    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences])
+    ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in sequences], dtype=torch.int64)
     places = torch.arange(longest).repeat(len(sequences), 1)
     mask = places < torch.tensor([[len(ids)] for ids in sequences])
     return {"input_ids": ids, "attention_mask": mask.long(), "position_ids": places}

@@ -258,6 +258,7 @@ FAMILY = Family(
     loss=text_pairs.loss,
     outputs=question_memory.outputs,
     steps=question_memory.steps,
+    writing=text_pairs.writing,
     sample=text_pairs.sample,
     score=text_pairs.score,
     headline=lambda assets: ("chrf", "up"),

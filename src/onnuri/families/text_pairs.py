@@ -20,17 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Kind, Record
-from ..family import Batch, Memory, Outputs
+from ..decoding import Chooser, padded, placed, written
+from ..family import Batch, Memory, Outputs, Writing
 from . import likeness
-from .decoding import continued_by, padded
 from .nats import IGNORE, Nats
 from .next_token import device_of
 from .question_memory import outputs, steps
 from .text_tokens import decoded, settings_kept
-
-QUESTION = {"question_ids": "input_ids", "question_mask": "attention_mask"}
-ANSWER = {"input_ids": "decoder_input_ids", "attention_mask": "decoder_attention_mask", "predicted": "predicted"}
-"""{entry of what is written token by token: entry of the batch}."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +66,24 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     """input_ids, attention_mask (B, S) of the questions; decoder_input_ids, decoder_attention_mask (B, T) of what stands before
     each token of the answers; `predicted` (B, T): the next token is asked for. With answers also labels (B, T), IGNORE where none
     is; without them the first token is asked for."""
-    question = padded(question_ids(records, assets), assets.pad)
+    questions = question_ids(records, assets)
     if not all(assets.answer in record for record in records):
-        return written_so_far(question, [list(assets.begins) for _ in records], assets)
+        return pair_batch(questions, [assets.begins for _ in records], assets, last=True)
     wanted = answer_ids(records, assets)
-    batch = written_so_far(question, [[assets.begins[0], *ids[:-1]] for ids in wanted], assets)
-    there = batch["decoder_attention_mask"].bool()
-    labels = padded(wanted, assets.pad)["input_ids"].masked_fill(~there, IGNORE)
-    return batch | {"predicted": there, "labels": labels}
+    batch = pair_batch(questions, [[assets.begins[0], *ids[:-1]] for ids in wanted], assets, last=False)
+    return batch | {"labels": padded(wanted, assets.pad)["input_ids"].masked_fill(~batch["predicted"], IGNORE)}
 
 
-def written_so_far(question: Batch, answers: list[list[int]], assets: Assets) -> Batch:
-    """The batch of questions and of what is written of their answers, the token behind which is asked for."""
-    before = padded(answers, assets.pad)
-    last = before["position_ids"] == before["attention_mask"].sum(1, keepdim=True) - 1
-    sides = {name: question[name] for name in ("input_ids", "attention_mask")}
-    return sides | {ANSWER[name]: (before | {"predicted": last})[name] for name in ANSWER}
+def pair_batch(questions: Sequence[list[int]], answers: Sequence[Sequence[int]], assets: Assets, last: bool) -> Batch:
+    """The batch of these tokens on both sides; what comes next is asked after each token of the answers, or the `last` alone."""
+    question, answer = padded(questions, assets.pad), placed(answers, assets.pad, last)
+    return {
+        "input_ids": question["input_ids"],
+        "attention_mask": question["attention_mask"],
+        "decoder_input_ids": answer["input_ids"],
+        "decoder_attention_mask": answer["attention_mask"],
+        "predicted": answer["predicted"],
+    }
 
 
 def question_ids(records: Sequence[Record], assets: Assets) -> list[list[int]]:
@@ -163,31 +161,37 @@ def answered(net: nn.Module, assets: Assets, records: Sequence[Record]) -> list[
     """(text, scores) of each: the likeliest tokens, at most max_new_tokens, up to one of `stops`."""
     if not records:
         return []
-    question = padded(question_ids(records, assets), assets.pad)
-    beside = {name: question[entry] for name, entry in QUESTION.items()}
-    begins = list(assets.begins)
-    most = max(1, min(assets.max_new_tokens, assets.max_answer + 1 - len(begins)))  # the last one is read no more
-    none = [None] * len(records)
-    made = continued_by(
-        lambda batch, memory: next_written(net, assets, batch, memory),
-        [begins for _ in records],
-        most,
-        assets.stops,
-        assets.pad,
-        none,
-        device_of(net),
-        beside,
-    )
+    writes = writing(net, assets)
+    made = written(writes, writes.prompts(records), writes.most, Chooser([None] * len(records), writes.stops))
     ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
-        (decoded(assets.tokenizer, ids[:end]), {"new_tokens": len(ids[:end]), "finished": end is not None})
+        (writes.text(ids[:end]), {"new_tokens": len(ids[:end]), "finished": end is not None})
         for ids, end in zip(made, ends)
     ]
 
 
-def next_written(net: nn.Module, assets: Assets, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
-    """`steps` of a batch whose sequences are what is written, with their questions beside them."""
-    (values, mask), memory = steps(net, {new: batch[old] for old, new in (QUESTION | ANSWER).items()}, memory)
+def writing(net: nn.Module, assets: Assets) -> Writing:
+    """See Family.writing: the prompt is the question, which the encoder reads; the answer has places of its own."""
+    most = max(
+        1, min(assets.max_new_tokens, assets.max_answer + 1 - len(assets.begins))
+    )  # the last one is read no more
+    return Writing(
+        tokenizer=assets.tokenizer,
+        prompts=lambda records: question_ids(records, assets),
+        batch=lambda prompts, made: pair_batch(prompts, [[*assets.begins, *ids] for ids in made], assets, last=True),
+        following=lambda tokens: pair_batch([[] for _ in tokens], tokens, assets, last=False),
+        step=lambda batch, memory: stepped(net, assets, batch, memory),
+        alone=None,
+        text=lambda ids: decoded(assets.tokenizer, list(ids)),
+        stops=assets.stops,
+        longest=assets.max_length + most,
+        most=most,
+    )
+
+
+def stepped(net: nn.Module, assets: Assets, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+    """`steps` wherever the net lies; no token that pads is ever the likeliest."""
+    (values, mask), memory = steps(net, {name: value.to(device_of(net)) for name, value in batch.items()}, memory)
     if assets.pad not in assets.stops:
         values[..., assets.pad] = -math.inf
     return (values, mask), memory
