@@ -66,6 +66,6 @@ def toy_translations(n: int, seed: int) -> Records:
     rows = []
     for _ in range(n):
         who, where, what = (draw.choice(choices) for choices in words)
-        source, target = f"{who[0]} {where[0]} {what[0]}", f"{who[1]} {what[1]} {where[1]}"
-        rows.append({"source": " ".join(source.split()), "target": " ".join(target.split())})
-    return records_of(rows, {"source": "text", "target": "text"}, "target")
+        text, target = f"{who[0]} {where[0]} {what[0]}", f"{who[1]} {what[1]} {where[1]}"
+        rows.append({"text": " ".join(text.split()), "target": " ".join(target.split())})
+    return records_of(rows, {"text": "text", "target": "text"}, "target")
