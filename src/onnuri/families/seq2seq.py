@@ -54,7 +54,9 @@ def claims(folder: Path) -> bool:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as known
 
-    return names[:1] == [dict[str, str](known).get(kind)] and CONFIG_MAPPING[kind].is_encoder_decoder is True
+    return (kind, names[:1]) in [(one, [name]) for one, name in known.items()] and CONFIG_MAPPING[
+        kind
+    ].is_encoder_decoder is True
 
 
 def read(folder: Path, empty: bool) -> tuple[nn.Module, Assets]:
