@@ -50,7 +50,8 @@ def curves(
     series: Mapping[Any, Sequence], x: Words, y: Words, log_y: bool = False, width: float = 440, height: float = 250
 ) -> str:
     """Lines over shared axes, {words: [(step, value), ...]}, as of training. A value that is not finite (or
-    not positive, when `log_y`) is a gap with a cross above it: a run that broke must look broken."""
+    not positive, when `log_y`) is a gap with a cross above it: a run that broke must look broken. Steps are whole; what is
+    not, as a learning rate, is laid out by its magnitude."""
     points = {name: kept for name, values in series.items() if (kept := usable(values, log_y))}
     steps = [step for kept in points.values() for step, _ in kept]
     seen = [value for kept in points.values() for _, value in kept if value is not None]
@@ -58,7 +59,8 @@ def curves(
         return note(f"{plain(y)} - {plain(x)}", width)
     key, rows = legend(list(points), width) if len(points) > 1 else ("", 0)
     up = axis(seen, height - 2 * LINE - 6, (rows + 1) * LINE + 10, log_y, apart=34)
-    across = axis(steps, gutter(up), width - 14, whole=all(step == int(step) for step in steps), pad=0.0)
+    whole = all(step == int(step) for step in steps)
+    across = axis(steps, gutter(up), width - 14, not whole and min(steps) > 0, whole=whole, pad=0.0)
     drawn = "".join(curve(values, across, up, index) for index, values in enumerate(points.values()))
     about = "; ".join(f"{plain(name)}: {kept[-1][1]}" for name, kept in points.items())
     body = key + grid(across, up, x, y, rows * LINE + 12) + drawn

@@ -350,12 +350,12 @@ def sample(one: dict) -> dict:
 def training(step: dict) -> dict:
     """The curves of a step that trained, and what the doctor found in them."""
     left, charts = dict(step["curves"]), []
-    losses = {
-        words(name): left.pop(key) for key, name in (("loss", "training"), ("validation", "validation")) if key in left
-    }
+    names = (("loss", "training"), ("validation", "validation"))
+    losses = {words(name): left.pop(key) for key, name in names if key in left}
     groups = [(words("loss"), losses)] if losses else []
     for y, series in [*groups, *((words(name), {words(name): points}) for name, points in left.items())]:
-        charts.append(Markup(draw.curves(series, words("step"), y, draw.wide_range(y[0], series), 300, 200)))
+        x = words("learning rate" if "by learning rate" in y[0] else "step")
+        charts.append(Markup(draw.curves(series, x, y, draw.wide_range(y[0], series), 300, 200)))
     return {**step, "charts": charts}
 
 

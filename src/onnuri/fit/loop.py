@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,9 +23,9 @@ from ..costs import count as costs
 from ..data import Records
 from ..errors import BadSettings, BrokenPromise
 from ..family import Batch, mix
-from ..operation import Finding, Log, Settings
+from ..operation import Finding, Log, Quiet, Settings
 from ..weights.matrices import typical_size, weights, zeros_of
-from . import checkpoint, descent, doctor, experts, speed, together
+from . import checkpoint, descent, doctor, experts, rates, speed, together
 from .batches import Batches, moved, numbers_in
 from .objective import Objective, Progress
 from .speed import Loss
@@ -42,6 +43,10 @@ class FitSettings(Settings):
     batch_size: int = Field(64, ge=1, description="records per optimizer step, over all processes")
     micro_batch: int = Field(0, ge=0, description="records in memory at once; 0: the whole batch")
     learning_rate: float = Field(0.0, ge=0, description="0: 0.002 for a new net, 0.0001 for a trained one")
+    rate: Literal["usual", "measured"] = Field(
+        "usual",
+        description="measured: short runs at rates around learning_rate choose it, for a fifth of the steps more at most",
+    )
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices")
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for the matrices inside blocks; fewer steps, each dearer where batches are small"
@@ -73,10 +78,11 @@ def fit(
 
     Raises BrokenPromise, with the doctor's cure, when the loss is no longer a number.
     """
-    if settings.patience and len(objective.parts) > 1:
+    asked = {"patience": settings.patience > 0, "rate": settings.rate != "usual"}
+    if len(objective.parts) > 1 and (names := [f"'{name}'" for name, is_set in asked.items() if is_set]):
         raise BadSettings(
-            "'patience' has no effect: the losses of players against each other say nothing of quality",
-            hint="--patience 0, and --steps",
+            f"{' and '.join(names)} cannot be followed: the losses of players against each other say nothing of quality",
+            hint="--steps, and a --learning-rate by hand",
         )
     speed.prepare()
     loop = Loop(objective, train, validation, settings, log, fresh)
@@ -127,7 +133,7 @@ class Loop:
             (self.processes.process_index, self.processes.num_processes),
         )
         self.total = settings.steps or max(1, round(settings.epochs * self.batches.per_epoch))
-        self.rate = settings.learning_rate or (2e-3 if fresh else 1e-4)
+        self.rate, self.fresh = settings.learning_rate or (2e-3 if fresh else 1e-4), fresh
         self.trained = {
             player: [p for p in module.parameters() if p.requires_grad] for player, module in objective.parts.items()
         }
@@ -156,6 +162,7 @@ class Loop:
         checkpoint.resume(self)
         if self.settings.compile:
             self.compile()
+        rates.settle(self)
         saved, wait = time.monotonic(), self.settings.save_every
         with checkpoint.interruptible() as interrupted:
             while self.progress.step < self.total and not self.progress.stopped:
@@ -311,6 +318,14 @@ class Loop:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     # ------------------------------------------------------------------------------------------------ decided at the start
+
+    def again(self, **changes: Any) -> "Loop":
+        """The same training from its start, with other settings; it says nothing, keeps nothing and validates nothing."""
+        settings = self.settings.model_copy(update={"balance": 0.0, **changes})
+        objective = replace(self.objective, pieces=lambda records: records)  # they are pieces already
+        other = Loop(objective, self.batches.records, None, settings, Quiet(), self.fresh)
+        other.loss, other.bf16 = self.loss, self.bf16
+        return other
 
     def look(self) -> None:
         """What the first forward pass costs decides for or against bf16, and tells the pace what a step costs: as much

@@ -40,6 +40,9 @@ class Progress:
         default_factory=lambda: {"loss": [], "validation": [], "learning_rate": [], "gradient_norm": []}
     )
     findings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    rate: float = 0.0
+    """The learning rate that was measured; 0 where none was."""
+
     pace: dict[str, Any] = field(default_factory=dict)
     """What `speed.Pace.facts` tells of the run."""
 
