@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from onnuri.data import records_of
 from onnuri.errors import BrokenPromise
+from onnuri.fit.doctor import check_curves
 from onnuri.fit.loop import FitSettings, Objective, fit
 from onnuri.operation import Quiet
 
@@ -63,6 +64,15 @@ def test_a_learning_rate_that_is_too_low():
 
 def test_vanishing_gradients():
     assert "vanishing-gradients" in findings(mlp(depth=12, activation=nn.Sigmoid))
+
+
+def test_nothing_learnt_is_told_when_it_is_over():
+    """Not while it may yet come; a measured rate is what is proposed."""
+    curve = [(step, 0.69) for step in range(40)]
+    assert [one.name for one in check_curves(curve, [], 1.0)] == []
+    (finding,) = check_curves(curve, [], 1.0, done=True)
+    assert finding.name == "nothing-learnt" and "--rate measured" in finding.cure
+    assert not list(check_curves([(step, 0.69 - 0.001 * step) for step in range(40)], [], 1.0, done=True))
 
 
 def test_exploding_gradients():

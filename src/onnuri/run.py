@@ -110,16 +110,18 @@ def look(
     """Apply an operation that changes no model; its report, or where its records were written."""
     from .answers import require_ending, write_records
     from .progress import Progress
+    from .report_page import report_page
 
     if operation.gives == "records" and out is not None:
         require_ending(out)
+    state = partial / STATE if partial else None
     unmoved = standing(model_folders(operation, inputs).values())
     found = opened(operation, settings, inputs, options)
     asked, settings = settings, resolved(settings, inputs, found)
     sources = described(inputs, found)
     overlap = asked != settings and settings.split == "all" and ledger.read(Path(inputs["model"]))  # type: ignore[attr-defined]
     unmoved()
-    with Progress(operation.name, quiet) as log:
+    with Progress(operation.name, quiet, state, key_of(operation, asked, sources, options)) as log:
         if overlap:
             log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
         result = operation.apply(settings, log, **found)
@@ -136,7 +138,9 @@ def look(
         **({"warnings": log.warnings} if log.warnings else {}),
     }
     if out is not None and partial is not None and is_main_process():
-        write_text(partial / "result", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            partial / "result", report_page(report, result.charts) if out.suffix == ".html" else readable(report)
+        )
         appear(partial / "result", out)
     return report
 
@@ -153,6 +157,10 @@ def answered(operation: Operation, result: Result, warned: list[str], out: Path 
         **({"report": result.report} if result.report else {}),
         **({"warnings": warned} if warned and result.report else {}),
     }
+
+
+def readable(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
 
 
 def resolved(settings: Settings, inputs: dict[str, str], found: dict[str, Any]) -> Settings:

@@ -25,7 +25,8 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
         return "\n".join(measurement_lines(result))
     if "peak_memory_bytes_per_second" in result:
         return "\n".join([*cost_lines(result), *([f"written to {out}"] if out else [])])
-    return f"written to {out}" if out else ""
+    lines = law_lines(result) if "law" in result else filter(None, [result.get("summary")])
+    return "\n".join([*lines, *([f"written to {out}"] if out else [])])
 
 
 def told_lines(report: dict[str, Any]) -> list[str]:
@@ -119,6 +120,30 @@ def found_lines(found: dict[str, Any]) -> list[str]:
         f"{'languages':12} {languages}",
         f"{'scores':12} {scores}",
     ]
+
+
+def law_lines(report: dict[str, Any]) -> list[str]:
+    """A scaling law, the trainings that it stands on, and what it says of the design."""
+    law, end = report["law"], report["predicted"]
+    signs = {"parameters": "N", "records": "D"}
+    terms = "".join(
+        f" + {law[name]['factor']:.3g} / {sign}^{law[name]['exponent']:.3g}" for name, sign in signs.items() if name in law
+    )
+    lines = [f"{'parameters':>14} {'records':>10} {'steps':>7} {'rate':>9} {'loss':>9} {'seconds':>8}"]
+    lines += [
+        f"{run['parameters']:14,} {run['records']:10,} {run['steps']:7,} {run['learning_rate']:9.2g} {run['loss']:9.4f} "
+        f"{run['seconds']:8.1f}"
+        for run in [*report["runs"], *([report["checked"]] if "checked" in report else [])]
+    ]
+    lines += [
+        f"{'law':12} loss = {law['least_loss']:.4g}{terms}; off by {report['largest_error_of_the_fit']:.1%} at most",
+        f"{'predicted':12} {end['loss']:.4f} ({end['low']:.4f} to {end['high']:.4f}) for {end['parameters']:,} parameters on "
+        f"{end['records']:,} records",
+    ]
+    if "checked" in report:
+        one = report["checked"]
+        return [*lines, f"{'measured':12} {one['loss']:.4f}: the prediction is off by {one['error_of_the_prediction']:+.1%}"]
+    return [*lines, f"{'to check it':12} --check, about {time_text(report['training_the_design_would_take_seconds'])}"]
 
 
 def cost_lines(report: dict[str, Any]) -> list[str]:

@@ -99,8 +99,8 @@ def check_experts(loads: Mapping[str, Tensor]) -> Iterator[Finding]:
             return
 
 
-def check_curves(loss: Curve, validation: Curve, moved: float) -> Iterator[Finding]:
-    """Look at the curves so far. `moved`: how far the weights can have gone, relative to their size."""
+def check_curves(loss: Curve, validation: Curve, moved: float, done: bool = False) -> Iterator[Finding]:
+    """Look at the curves so far. `moved`: how far the weights can have gone, relative to their size; `done`: nothing follows."""
     smooth = smoothed([value for _, value in loss])
     if len(smooth) >= 8:
         start, best, now = smooth[0], min(smooth), smooth[-1]
@@ -109,14 +109,20 @@ def check_curves(loss: Curve, validation: Curve, moved: float) -> Iterator[Findi
             yield Finding(
                 "learning-rate-too-high",
                 f"the loss went from {start:.3g} to {best:.3g} and is at {now:.3g}",
-                "a learning rate three to ten times lower, or a longer warm-up",
+                "a learning rate three to ten times lower, or a longer warm-up; --rate measured finds one",
             )
         elif start - now < TOO_LOW * abs(start) and moved < TOO_LOW:
             yield Finding(
                 "learning-rate-too-low",
                 f"the loss is at {now:.4g} after {start:.4g}, and the weights moved by "
                 f"{moved:.1e} of their size at most",
-                "a learning rate ten times higher",
+                "a learning rate ten times higher; --rate measured finds one",
+            )
+        elif done and now > (1 - TOO_LOW) * min(start, loss[0][1]):
+            yield Finding(
+                "nothing-learnt",
+                f"the loss is at {now:.4g} after {loss[0][1]:.4g} at the first step",
+                "--rate measured tries other learning rates; or other data, since these may not tell the answer",
             )
     if len(validation) >= 3:
         values = [value for _, value in validation]

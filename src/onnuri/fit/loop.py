@@ -45,7 +45,7 @@ class FitSettings(Settings):
     learning_rate: float = Field(0.0, ge=0, description="0: 0.002 for a new net, 0.0001 for a trained one")
     rate: Literal["usual", "measured"] = Field(
         "usual",
-        description="measured: short runs at rates around learning_rate choose it, for a fifth of the steps more at most",
+        description="measured: short trainings at rates around learning_rate choose it, for half as many steps more at most",
     )
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices")
     optimizer: Literal["adamw", "muon"] = Field(
@@ -242,7 +242,8 @@ class Loop:
             drift = sum(rate for _, rate in progress.curves["learning_rate"]) / typical_size(
                 p for ps in self.trained.values() for p in ps
             )
-            self.find(doctor.check_curves(progress.curves["loss"], progress.curves["validation"], drift))
+            loss, validation, done = progress.curves["loss"], progress.curves["validation"], progress.step == self.total
+            self.find(doctor.check_curves(loss, validation, drift, done))
 
     # ---------------------------------------------------------------------------------------------------- parts of a step
 

@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 RATIO = math.sqrt(10)  # from one rate to the next
-MOST = 5  # rates that are tried
-SHARE = 0.2  # of the steps of the training: what all the short runs take together at most
-FEWEST = 8  # steps of a short run; fewer say nothing
-ENOUGH = 60  # steps; more only cost
-LAST = 1 / 3  # of a short run: the losses that are judged
-NOTHING = 0.01  # of the loss: a smaller gain than this is none
+SHARE = 0.5  # of the steps of the training: what all the short ones take together at most
+LEAST, MOST = 3, 5  # rates that are tried
+FEWEST, ENOUGH = 8, 64  # steps of a short training: fewer say nothing, more only cost
+LAST = 1 / 3  # of a short training: the losses that are judged
 
 
 def settle(loop: "Loop") -> None:
@@ -38,50 +36,49 @@ def settle(loop: "Loop") -> None:
 
 def measure(loop: "Loop") -> None:
     """Find the rate, say what it cost, and keep the choice with the progress. The net is as it was before."""
-    steps, usual, began = steps_of(loop.total), loop.rate, time.monotonic()
+    (steps, most), usual, began = afforded(loop.total), loop.rate, time.monotonic()
     tried: dict[int, float] = {}
-    while (place := proposed(tried)) is not None:
+    while len(tried) < most and (place := proposed(tried)) is not None:
         rate = usual * RATIO**place
         loop.log.progress(0, loop.total, f"trying a learning rate of {number(rate, 2)}")
         with put_back(loop):
             tried[place] = loss_at(loop, rate, steps)
-    loop.progress.rate = usual * RATIO ** chosen(tried)
+    loop.progress.rate = usual * RATIO ** best_of(tried)
     curve = [(usual * RATIO**place, finite(tried[place])) for place in sorted(tried)]
     loop.progress.curves[f"loss by learning rate after {steps} steps"] = curve
     share = len(tried) * steps / loop.total
-    found = ", ".join(f"{number(loss)} at {number(rate, 2)}" for rate, loss in curve)
+    found = ", ".join(f"{number(loss, 4)} at {number(rate, 2)}" for rate, loss in curve)
     loop.log.warn(
-        f"learning rate {number(loop.progress.rate, 2)}, measured by {len(tried)} runs of {steps} steps, {share:.0%} of the "
-        f"training, {time_text(time.monotonic() - began)}: loss {found}"
+        f"learning rate {number(loop.progress.rate, 2)}, measured by {len(tried)} trainings of {steps} steps, {share:.0%} of the "
+        f"steps of this one, {time_text(time.monotonic() - began)}: loss {found}"
     )
     checkpoint.save(loop)
 
 
-def steps_of(total: int) -> int:
-    """How many steps each run takes. BadSettings where the training is too short to spare them."""
-    steps = min(ENOUGH, int(SHARE * total / MOST))
+def afforded(total: int) -> tuple[int, int]:
+    """(steps of each short training, how many there may be). BadSettings where a training is too short to spare them."""
+    spared = int(SHARE * total)
+    steps = min(ENOUGH, spared // LEAST)
     if steps < FEWEST:
         raise BadSettings(
-            f"'rate' measured needs a training of {math.ceil(FEWEST * MOST / SHARE)} steps or more, this one takes {total}",
+            f"'rate' measured needs a training of {math.ceil(FEWEST * LEAST / SHARE)} steps or more, this one takes {total}",
             hint="--rate usual, more --epochs, or a smaller --batch-size",
         )
-    return steps
+    return steps, min(MOST, spared // steps)
 
 
 def proposed(tried: dict[int, float]) -> int | None:
-    """The next place on the ladder of rates, 0 being the usual one: the neighbors of the best one so far, the lower first, until
-    both are known or MOST are tried. Where all left the range of numbers the lowest is the best."""
+    """The next place on the ladder of rates, 0 being the usual one: the neighbors of the best one so far, the lower first; None
+    where both are known."""
     if not tried:
         return 0
-    best = min(tried, key=lambda place: (tried[place], place))
-    near = [place for place in (best - 1, best + 1) if place not in tried]
-    return near[0] if near and len(tried) < MOST else None
+    best = best_of(tried)
+    return next((place for place in (best - 1, best + 1) if place not in tried), None)
 
 
-def chosen(tried: dict[int, float]) -> int:
-    """The lowest rate whose loss is no more than NOTHING above the best: what is gained early by a higher one does not last."""
-    least = min(tried.values())
-    return min(place for place, loss in tried.items() if loss <= least + NOTHING * abs(least))
+def best_of(tried: dict[int, float]) -> int:
+    """The place with the lowest loss, of equals the lowest: where all left the range of numbers it goes down from there."""
+    return min(tried, key=lambda place: (tried[place], place))
 
 
 def loss_at(loop: "Loop", rate: float, steps: int) -> float:

@@ -52,10 +52,11 @@ def fit_law(points: Points, losses: np.ndarray) -> Law:
     return Law(found[np.nanargmin(errors)], unit)
 
 
-def left_out(points: Points, losses: np.ndarray) -> list[Law]:
-    """The laws of all points but one."""
-    rows = np.arange(len(points))
-    return [fit_law(points[rows != row], losses[rows != row]) for row in rows]
+def left_out(law: Law, points: Points, losses: np.ndarray) -> list[Law]:
+    """The laws of all points but one, each gone downhill from the law of all."""
+    rows, where = np.arange(len(points)), np.log(points / law.unit)
+    kept = [(where[rows != row], np.log(losses[rows != row])) for row in rows]
+    return [Law(descended(law.numbers[None], *one)[0], law.unit) for one in kept]
 
 
 def starts(losses: np.ndarray, axes: int) -> np.ndarray:
@@ -110,4 +111,6 @@ def descended(numbers: np.ndarray, where: np.ndarray, wanted: np.ndarray) -> np.
         better = huber(others).sum(1) < huber(gaps).sum(1)
         numbers, gaps = np.where(better[:, None], tried, numbers), np.where(better[:, None], others, gaps)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-12, 1e12)
+        if (damping >= 1e10).all():
+            break
     return numbers
