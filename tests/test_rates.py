@@ -23,7 +23,7 @@ def fitted(name: str, log: Quiet | None = None, **settings):
     """(model, progress) of a training on toys."""
     records = registry.family(name).toy(32, 0)
     model = tiny(name, records)
-    chosen = FitSettings.model_validate({"batch_size": 8, "steps": 60, "save_every": 1e9, **settings})
+    chosen = FitSettings.model_validate({"batch_size": 8, "steps": 150, "save_every": 1e9, **settings})
     return model, fit(objective_of(model), records, None, chosen, log or Quiet(), True)
 
 
@@ -84,14 +84,14 @@ def test_rates_are_walked_downhill():
 
 
 def test_it_costs_no_more_than_its_share():
-    for total in (48, 99, 200, 500, 1000, 100_000):
+    for total in (144, 199, 300, 500, 1000, 100_000):
         steps, most = rates.afforded(total)
         assert steps >= rates.FEWEST and most >= rates.LEAST and most * steps <= rates.SHARE * total
     assert rates.afforded(100_000) == (rates.ENOUGH, rates.MOST)
 
 
 def test_short_trainings_and_players_against_each_other_are_refused():
-    with pytest.raises(BadSettings, match="needs a training of 48 steps or more, this one takes 47"):
-        fitted("tabular", steps=47, rate="measured")
+    with pytest.raises(BadSettings, match="needs a training of 144 steps or more, this one takes 143"):
+        fitted("tabular", steps=143, rate="measured")
     with pytest.raises(BadSettings, match="'rate' cannot be followed: the losses of players"):
         fitted("gan", rate="measured")

@@ -165,7 +165,7 @@ def readable(report: dict[str, Any]) -> str:
 
 def resolved(settings: Settings, inputs: dict[str, str], found: dict[str, Any]) -> Settings:
     """The settings with `auto` made plain where a split is asked for."""
-    if getattr(settings, "split", None) == "auto":
+    if getattr(settings, "split", None) == "auto" and "data" in found:
         return settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
     return settings
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RATIO = math.sqrt(10)  # from one rate to the next
 SHARE = 0.5  # of the steps of the training: what all the short ones take together at most
 LEAST, MOST = 3, 5  # rates that are tried
-FEWEST, ENOUGH = 8, 64  # steps of a short training: fewer say nothing, more only cost
+FEWEST, ENOUGH = 24, 64  # steps of a short training: fewer mislead, more only cost
 LAST = 1 / 3  # of a short training: the losses that are judged
 
 

@@ -1,0 +1,83 @@
+"""lm-evaluation-harness at work on a model: without a network, its caches in a folder that goes, its figures as plain numbers."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ...errors import BadInput, OnnuriError, needs_extra
+from ...family import Writing
+from ...operation import Log
+from .tasks import Task
+
+SAMPLES = 1000  # of the bootstrap, by which it finds the error of what is no mean
+AWAY = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log) -> dict[str, Any]:
+    """{"summary", "tasks": {task: {metric: {"value", "error"}}}}: `error` is the standard error, None where it is not known."""
+    with offline():
+        try:
+            from importlib.metadata import version
+
+            from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise needs_extra("harness", "lm_eval") from None
+        from .tokens import Tokens
+
+        try:
+            found = simple_evaluate(
+                model=Tokens(writing, batch_size, log),
+                tasks=[dict(task) for task in tasks],
+                task_manager=TaskManager(include_defaults=False),
+                limit=limit or None,
+                log_samples=False,
+                bootstrap_iters=SAMPLES,
+            )
+        except OnnuriError:
+            raise
+        except Exception as error:  # a template, a column or a filter that does not fit the data: each fails in its own way
+            names = ", ".join(str(task["task"]) for task in tasks)
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise BadInput(f"{names}: lm-evaluation-harness could not run it: {type(error).__name__}: {why}") from error
+    results = {name: figures(one) for name, one in found["results"].items()}
+    shown = "; ".join(f"{name}: {', '.join(map(text, one, one.values()))}" for name, one in results.items())
+    documents = {name: count["effective"] for name, count in found["n-samples"].items()}
+    return {"summary": shown, "tasks": results, "documents": documents, "harness": f"lm_eval {version('lm_eval')}"}
+
+
+def figures(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """{metric, with its filter where there is one: value and standard error}."""
+    found = {}
+    for key, value in result.items():
+        metric, comma, name = key.partition(",")
+        if comma and not metric.endswith("_stderr") and isinstance(value, (int, float)):
+            error = result.get(f"{metric}_stderr,{name}")
+            known = float(error) if isinstance(error, (int, float)) else None
+            found[metric if name == "none" else f"{metric} ({name})"] = {"value": float(value), "error": known}
+    return found
+
+
+def text(metric: str, one: dict[str, float | None]) -> str:
+    error = "" if one["error"] is None else f" ± {one['error']:.2g}"
+    return f"{metric} {one['value']:.4g}{error}"
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, its libraries fetch nothing, keep their caches in a folder that goes, and speak only where something is wrong."""
+    before = {name: os.environ.get(name) for name in (*AWAY, "HF_DATASETS_CACHE", "TQDM_DISABLE")}
+    level = logging.root.manager.disable
+    with TemporaryDirectory(prefix="onnuri-") as folder:
+        os.environ.update({**dict.fromkeys(AWAY, "1"), "HF_DATASETS_CACHE": folder, "TQDM_DISABLE": "1"})
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({name: value} if value is not None else {})
