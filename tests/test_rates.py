@@ -93,5 +93,5 @@ def test_it_costs_no_more_than_its_share():
 def test_short_trainings_and_players_against_each_other_are_refused():
     with pytest.raises(BadSettings, match="needs a training of 144 steps or more, this one takes 143"):
         fitted("tabular", steps=143, rate="measured")
-    with pytest.raises(BadSettings, match="'rate' cannot be followed: the losses of players"):
+    with pytest.raises(BadSettings, match="those of players against each other"):
         fitted("gan", rate="measured")

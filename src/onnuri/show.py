@@ -127,7 +127,9 @@ def law_lines(report: dict[str, Any]) -> list[str]:
     law, end = report["law"], report["predicted"]
     signs = {"parameters": "N", "records": "D"}
     terms = "".join(
-        f" + {law[name]['factor']:.3g} / {sign}^{law[name]['exponent']:.3g}" for name, sign in signs.items() if name in law
+        f" + {law[name]['factor']:.3g} / {sign}^{law[name]['exponent']:.3g}"
+        for name, sign in signs.items()
+        if name in law
     )
     lines = [f"{'parameters':>14} {'records':>10} {'steps':>7} {'rate':>9} {'loss':>9} {'seconds':>8}"]
     lines += [
@@ -142,7 +144,10 @@ def law_lines(report: dict[str, Any]) -> list[str]:
     ]
     if "checked" in report:
         one = report["checked"]
-        return [*lines, f"{'measured':12} {one['loss']:.4f}: the prediction is off by {one['error_of_the_prediction']:+.1%}"]
+        return [
+            *lines,
+            f"{'measured':12} {one['loss']:.4f}: the prediction is off by {one['error_of_the_prediction']:+.1%}",
+        ]
     return [*lines, f"{'to check it':12} --check, about {time_text(report['training_the_design_would_take_seconds'])}"]
 
 

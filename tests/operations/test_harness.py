@@ -1,7 +1,8 @@
-"""evaluate --tasks: the figures of lm-evaluation-harness's own model on the same folder, and what is said where a task cannot be run."""
+"""evaluate --tasks: the figures of lm-evaluation-harness's own model, and what is said where a task cannot be run."""
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from onnuri.operations.evaluate import OPERATION, Settings
 from onnuri.operations.evaluate.tasks import chosen
 from onnuri.registry import family
 
-WORDS = "the cat sat on a mat and the dog ran to the old house by the sea while two birds sang a song of rain".split()
+WORDS = re.findall(
+    r"\w+", "the cat sat on a mat and the dog ran to the old house by the sea while two birds sang a song of rain"
+)
 
 
 def sentence(n: int) -> str:
@@ -59,7 +62,10 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("harness")
     texts = [sentence(n) for n in range(200)]
     rows = {
-        "choice": [{"question": t.rsplit(" ", 2)[0], "choices": [" of rain", " a mat and", " " + " ".join(t.split()[-2:])], "label": 2} for t in texts[:24]],
+        "choice": [
+            {"question": t.rsplit(" ", 2)[0], "choices": [" of rain", " a mat and", " " + " ".join(t.split()[-2:])], "label": 2}
+            for t in texts[:24]
+        ],
         "rolling": [{"text": " ".join(texts[n : n + 6])} for n in range(8)],
         "sums": [{"question": t, "answer": WORDS[n % 5]} for n, t in enumerate(texts[:10])],
     }  # fmt: skip
@@ -166,7 +172,7 @@ GONE = "task: gone\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowh
 )
 def test_what_cannot_be_run_is_told(text, said, tmp_path):
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(BadInput, match="(?s).*") as error:
+    with pytest.raises(BadInput, match=said[:4]) as error:
         chosen(str(tmp_path))
     assert said in str(error.value)
 
@@ -184,7 +190,9 @@ def test_all_faults_of_all_tasks_at_once_and_names_are_proposed(tmp_path):
 
 
 def test_included_entries_give_way_to_the_tasks_own(tmp_path):
-    (tmp_path / "base.yaml").write_text("dataset_path: json\noutput_type: multiple_choice\nrepeats: 2\n", encoding="utf-8")
+    (tmp_path / "base.yaml").write_text(
+        "dataset_path: json\noutput_type: multiple_choice\nrepeats: 2\n", encoding="utf-8"
+    )
     (tmp_path / "d.jsonl").write_text("{}\n", encoding="utf-8")
     text = "task: one\ninclude: base.yaml\nrepeats: 1\ndataset_kwargs: {data_files: {test: [d.jsonl]}}\n"
     (tmp_path / "one.yaml").write_text(text, encoding="utf-8")

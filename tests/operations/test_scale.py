@@ -87,12 +87,17 @@ def test_the_prediction_is_checked_by_training_the_design():
     error = found["predicted"]["loss"] / found["checked"]["loss"] - 1
     assert found["checked"]["error_of_the_prediction"] == pytest.approx(error) and f"{error:+.1%}" in found["summary"]
     assert found["predicted"]["low"] <= found["predicted"]["loss"] <= found["predicted"]["high"]
-    assert [run["records"] for run in found["runs"]] == [67, 134] * 3 and [run["steps"] for run in found["runs"]] == [4, 8] * 3
+    assert [run["records"] for run in found["runs"]] == [67, 134] * 3 and [run["steps"] for run in found["runs"]] == [
+        4,
+        8,
+    ] * 3
     sizes = [run["parameters"] for run in found["runs"]]
     assert sizes == sorted(sizes) and sizes[-1] < found["predicted"]["parameters"] == found["checked"]["parameters"]
 
 
-@pytest.mark.parametrize("settings, axes", [({"nets": 1, "amounts": 4}, ["records"]), ({"nets": 4, "amounts": 1}, ["parameters"])])
+@pytest.mark.parametrize(
+    "settings, axes", [({"nets": 1, "amounts": 4}, ["records"]), ({"nets": 4, "amounts": 1}, ["parameters"])]
+)
 def test_an_axis_that_does_not_vary_has_no_term(settings, axes):
     assert [name for name in carried_out(**settings)["law"] if name != "least_loss"] == axes
 
@@ -143,7 +148,11 @@ def test_the_command_writes_a_page_or_figures(tmp_path):
     done = onnuri("scale", "--data", "toy:tabular", *words, "--out", tmp_path / "law.html")
     assert done.code == 0 and "predicted" in done.out and "--check" in done.out
     page = (tmp_path / "law.html").read_text(encoding="utf-8")
-    assert "<svg" in page and "http" not in page.split("<svg")[0].replace("http-equiv", "") and "loss on held-out records" in page
+    assert (
+        "<svg" in page
+        and "http" not in page.split("<svg")[0].replace("http-equiv", "")
+        and "loss on held-out records" in page
+    )
     assert onnuri("scale", "--data", "toy:tabular", *words, "--out", tmp_path / "law.json").code == 0
     assert json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))["predicted"]["records"] == 134
     refused(onnuri("scale", "--data", "toy:tabular"), "a new model needs to know its kind")

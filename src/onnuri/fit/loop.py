@@ -45,7 +45,7 @@ class FitSettings(Settings):
     learning_rate: float = Field(0.0, ge=0, description="0: 0.002 for a new net, 0.0001 for a trained one")
     rate: Literal["usual", "measured"] = Field(
         "usual",
-        description="measured: short trainings at rates around learning_rate choose it, for half as many steps more at most",
+        description="measured: short trainings at rates around learning_rate choose it, at half as many steps at most",
     )
     weight_decay: float = Field(0.01, ge=0, description="decay of matrices")
     optimizer: Literal["adamw", "muon"] = Field(
@@ -78,10 +78,9 @@ def fit(
 
     Raises BrokenPromise, with the doctor's cure, when the loss is no longer a number.
     """
-    asked = {"patience": settings.patience > 0, "rate": settings.rate != "usual"}
-    if len(objective.parts) > 1 and (names := [f"'{name}'" for name, is_set in asked.items() if is_set]):
+    if (settings.patience or settings.rate == "measured") and len(objective.parts) > 1:
         raise BadSettings(
-            f"{' and '.join(names)} cannot be followed: the losses of players against each other say nothing of quality",
+            "'patience' and a measured 'rate' follow the loss, and those of players against each other say nothing of quality",
             hint="--steps, and a --learning-rate by hand",
         )
     speed.prepare()

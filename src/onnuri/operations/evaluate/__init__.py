@@ -23,7 +23,8 @@ class Settings(Base):
     batch_size: int = Field(64, ge=1, description="records answered at once")
     seed: int = Field(0, ge=0, description="seed of whatever the model draws")
     tasks: str = Field(
-        "", description="in place of --data: a YAML file or folder of tasks of lm-evaluation-harness, and names as PATH,NAME,..."
+        "",
+        description="in place of --data: a YAML file or folder of tasks of lm-evaluation-harness, and names as PATH,NAME,...",
     )
     limit: int = Field(0, ge=0, description="documents of each task; 0: all")
 
@@ -47,7 +48,9 @@ def asked(settings: Settings, log: Log, model: Model) -> dict[str, Any]:
 
     writing = model.family.writing(model.net, model.assets)
     if writing is None:
-        raise Refusal("tasks ask for texts token by token, and this model's answers come at once", "its own metrics: --data")
+        raise Refusal(
+            "tasks ask for texts token by token, and this model's answers come at once", "its own metrics: --data"
+        )
     found = tasks.chosen(settings.tasks)
     return harness.scored(writing, found, settings.batch_size, settings.limit, log)
 

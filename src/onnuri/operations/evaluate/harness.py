@@ -39,7 +39,9 @@ def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log
             )
         except OnnuriError:
             raise
-        except Exception as error:  # a template, a column or a filter that does not fit the data: each fails in its own way
+        except (
+            Exception
+        ) as error:  # a template, a column or a filter that does not fit the data: each fails in its own way
             names = ", ".join(str(task["task"]) for task in tasks)
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise BadInput(f"{names}: lm-evaluation-harness could not run it: {type(error).__name__}: {why}") from error

@@ -44,7 +44,9 @@ def found(where: Path) -> dict[str, tuple[Path, Task]]:
     tasks = [(path, read(path)) for path in paths]
     named = {str(task["task"]): (path, task) for path, task in tasks if isinstance(task.get("task"), str)}
     if not named:
-        raise BadInput(f"{where} has no task: no YAML file there says `task: NAME`", hint="a task file of lm-evaluation-harness")
+        raise BadInput(
+            f"{where} has no task: no YAML file there says `task: NAME`", hint="a task file of lm-evaluation-harness"
+        )
     return named
 
 
@@ -53,7 +55,7 @@ def read(path: Path, above: tuple[Path, ...] = ()) -> Task:
     if path in above:
         raise BadInput(f"{path} includes itself")
     try:
-        task = yaml.load(path.read_text(encoding="utf-8"), Tags)  # noqa: S506  a safe loader
+        task = yaml.load(path.read_text(encoding="utf-8"), Tags)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(task, dict):
@@ -68,16 +70,20 @@ def faults_of(task: Task, path: Path) -> list[str]:
     """What keeps a task from being run here."""
     name, source = task["task"], task.get("dataset_path")
     if code := functions(task):
-        return [f"{name}: {', '.join(code)} would run a Python file of the task's own, which is not done; say it in Jinja"]
+        return [
+            f"{name}: {', '.join(code)} would run a Python file of the task's own, which is not done; say it in Jinja"
+        ]
     if source not in READERS:
         return [
-            f"{name}: its data '{source}' are on the Hub, and nothing is fetched; save them to a file and say in a copy of {path.name}: "
-            "dataset_path: json, dataset_kwargs: {data_files: {test: FILE.jsonl}}"
+            f"{name}: its data '{source}' are on the Hub, and nothing is fetched; save them to a file and say in a copy of "
+            f"{path.name}: dataset_path: json, dataset_kwargs: {{data_files: {{test: FILE.jsonl}}}}"
         ]
     files = files_of(task)
     if not files:
         return [f"{name}: `dataset_kwargs: {{data_files: ...}}` names no file to read"]
-    return [f"{name}: there is no data file {path.parent / file}" for file in files if not (path.parent / file).is_file()]
+    return [
+        f"{name}: there is no data file {path.parent / file}" for file in files if not (path.parent / file).is_file()
+    ]
 
 
 def functions(part: Any) -> list[str]:

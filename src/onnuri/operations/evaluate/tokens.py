@@ -107,7 +107,9 @@ class Tokens(TemplateLM):
         for start in range(0, len(requests), self.batch_size):
             part = [request.args for request in requests[start : start + self.batch_size]]
             groups = {str(asked): asked for _, asked in part}
-            texts = {name: iter(self.continued([c for c, one in part if str(one) == name], groups[name])) for name in groups}
+            texts = {
+                name: iter(self.continued([c for c, one in part if str(one) == name], groups[name])) for name in groups
+            }
             found += [next(texts[str(asked)]) for _, asked in part]
             self.log.progress(len(found), len(requests), "texts written")
         return found
@@ -116,7 +118,9 @@ class Tokens(TemplateLM):
         most = int(asked.get("max_gen_toks") or asked.get("max_new_tokens") or MOST)
         room = self.writing.longest - most
         if asked.get("do_sample"):
-            raise BadInput("a task asks for texts that are drawn; only the likeliest one is written", hint="do_sample: false")
+            raise BadInput(
+                "a task asks for texts that are drawn; only the likeliest one is written", hint="do_sample: false"
+            )
         if room < 1:
             raise BadInput(
                 f"a task asks for {most} new tokens, and this model reads {self.writing.longest} with the question",

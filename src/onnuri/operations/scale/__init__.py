@@ -35,7 +35,9 @@ class Settings(FitSettings):
     config: dict = Field({}, description="the design whose loss is predicted, as NAME=VALUE,...")
     nets: int = Field(4, ge=1, description="small nets to train; 1: the design itself, on less data only")
     amounts: int = Field(3, ge=1, description="amounts of records for each net, each half the next one")
-    smallest: float = Field(0.05, gt=0, lt=1, description="share of the design's parameters that the smallest net has, about")
+    smallest: float = Field(
+        0.05, gt=0, lt=1, description="share of the design's parameters that the smallest net has, about"
+    )
     largest: float = Field(0.4, gt=0, lt=1, description="share that the largest of the small nets has, about")
     check: bool = Field(False, description="train the design as well and say by how much the prediction was off")
     epochs: float = Field(1, gt=0, description="passes over the records of a run")
@@ -138,7 +140,9 @@ def points_of(runs: Sequence[Run], axes: list[str]) -> np.ndarray:
 def fitted(runs: list[Run], axes: list[str]) -> tuple[Law, np.ndarray]:
     losses = np.array([run.loss for run in runs])
     if not (np.isfinite(losses).all() and losses.min() > 0):
-        raise Refusal("its losses are not all above 0, so that no power law holds for them", "compare the scores of several sizes")
+        raise Refusal(
+            "its losses are not all above 0, so that no power law holds for them", "compare the scores of several sizes"
+        )
     return fit_law(points_of(runs, axes), losses), losses
 
 

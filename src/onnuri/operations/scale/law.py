@@ -96,7 +96,7 @@ def huber(gaps: np.ndarray) -> np.ndarray:
 
 
 def descended(numbers: np.ndarray, where: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Each start gone downhill by damped Gauss-Newton steps, the points reweighted at each; a step that does not help is taken back."""
+    """Each start gone downhill by damped Gauss-Newton steps, points reweighted at each; one that does not help is taken back."""
     eye, damping = np.eye(numbers.shape[1]), np.full(len(numbers), 1e-2)
     gaps = predicted(numbers, where) - wanted
     for _ in range(STEPS):

@@ -38,7 +38,9 @@ def drawn(report: dict[str, Any], law: Law, axes: list[str]) -> str:
         mine = [run for run in report["runs"] if count in (None, run[axes[-1]])]
         parts += [dot(across.at(run[x]), up.at(run["loss"]), 4, f"fill:{color(index)}", words(run)) for run in mine]
     middle = across.at(end[x])
-    parts.append(path([(middle, up.at(end["low"])), (middle, up.at(end["high"]))], f"stroke:{BAD};stroke-width:5;opacity:.35"))
+    parts.append(
+        path([(middle, up.at(end["low"])), (middle, up.at(end["high"]))], f"stroke:{BAD};stroke-width:5;opacity:.35")
+    )
     parts.append(dot(middle, up.at(end["loss"]), 4, f"fill:{BAD}", f"predicted: {words(end)}"))
     if "checked" in report:
         ring = f"fill:none;stroke:{BAD};stroke-width:2"

@@ -1,4 +1,4 @@
-"""The trainings to which a law is fitted: which nets on how much data, what they will cost, and each carried out or taken up again."""
+"""The trainings that a law is fitted to: what each will cost, and how it is carried out or taken up again."""
 
 import time
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def net_at(make: Make, scale: float, records: Records, settings: FitSettings) ->
 
 
 def outside_embeddings(model: Model) -> int:
-    """Trained numbers that are no rows of a table, as Kaplan et al. (arXiv:2001.08361) count: such rows are looked up, not computed."""
+    """Trained numbers that are no rows of a table, as Kaplan et al. (arXiv:2001.08361) count: rows are looked up."""
     tables = sum(weight.matrix.numel() for weight in weights(model.net, "embedding"))
     return sum(parameter.numel() for parameter in model.net.parameters() if parameter.requires_grad) - tables
 
