@@ -1,4 +1,4 @@
-"""scale: the law against one that is known and against scipy, the runs taken up again, and what it cannot say."""
+"""extrapolate: the law against one that is known and against scipy, the runs taken up again, and what it cannot say."""
 
 import json
 from xml.dom.minidom import parseString
@@ -11,8 +11,8 @@ from command import onnuri, refused
 from onnuri.errors import BadSettings, Refusal
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.scale import OPERATION, Settings, runs
-from onnuri.operations.scale.law import descended, fit_law, huber, left_out, predicted, slopes, starts
+from onnuri.operations.extrapolate import OPERATION, Settings, runs
+from onnuri.operations.extrapolate.law import descended, fit_law, huber, left_out, predicted, slopes, starts
 from onnuri.registry import family
 from onnuri.sources import open_data
 
@@ -145,7 +145,7 @@ def test_what_it_cannot_say_is_refused(settings, error, said):
 
 def test_the_command_writes_a_page_or_figures(tmp_path):
     words = ["--family", "tabular", "--batch-size", 16, "--steps", 8, "--nets", 3, "--amounts", 2]
-    done = onnuri("scale", "--data", "toy:tabular", *words, "--out", tmp_path / "law.html")
+    done = onnuri("extrapolate", "--data", "toy:tabular", *words, "--out", tmp_path / "law.html")
     assert done.code == 0 and "predicted" in done.out and "--check" in done.out
     page = (tmp_path / "law.html").read_text(encoding="utf-8")
     assert (
@@ -153,6 +153,6 @@ def test_the_command_writes_a_page_or_figures(tmp_path):
         and "http" not in page.split("<svg")[0].replace("http-equiv", "")
         and "loss on held-out records" in page
     )
-    assert onnuri("scale", "--data", "toy:tabular", *words, "--out", tmp_path / "law.json").code == 0
+    assert onnuri("extrapolate", "--data", "toy:tabular", *words, "--out", tmp_path / "law.json").code == 0
     assert json.loads((tmp_path / "law.json").read_text(encoding="utf-8"))["predicted"]["records"] == 134
-    refused(onnuri("scale", "--data", "toy:tabular"), "a new model needs to know its kind")
+    refused(onnuri("extrapolate", "--data", "toy:tabular"), "a new model needs to know its kind")

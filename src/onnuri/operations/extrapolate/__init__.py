@@ -168,4 +168,4 @@ def told(
     return {"summary": summary, **found}
 
 
-OPERATION = Operation("scale", Settings, {"model": "model?", "data": "data"}, "report", apply)
+OPERATION = Operation("extrapolate", Settings, {"model": "model?", "data": "data"}, "report", apply)
