@@ -19,36 +19,36 @@ AWAY = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFO
 def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log) -> dict[str, Any]:
     """{"summary", "tasks": {task: {metric: {"value", "error"}}}}: `error` is the standard error, None where it is not known."""
     with offline():
-        try:
-            from importlib.metadata import version
-
-            from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-            from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise needs_extra("harness", "lm_eval") from None
-        from .tokens import Tokens
-
-        try:
-            found = simple_evaluate(
-                model=Tokens(writing, batch_size, log),
-                tasks=[dict(task) for task in tasks],
-                task_manager=TaskManager(include_defaults=False),
-                limit=limit or None,
-                log_samples=False,
-                bootstrap_iters=SAMPLES,
-            )
-        except OnnuriError:
-            raise
-        except (
-            Exception
-        ) as error:  # a template, a column or a filter that does not fit the data: each fails in its own way
-            names = ", ".join(str(task["task"]) for task in tasks)
-            why = (str(error) or type(error).__name__).splitlines()[0]
-            raise BadInput(f"{names}: lm-evaluation-harness could not run it: {type(error).__name__}: {why}") from error
+        found, program = carried_out(writing, tasks, batch_size, limit, log)
     results = {name: figures(one) for name, one in found["results"].items()}
     shown = "; ".join(f"{name}: {', '.join(map(text, one, one.values()))}" for name, one in results.items())
     documents = {name: count["effective"] for name, count in found["n-samples"].items()}
-    return {"summary": shown, "tasks": results, "documents": documents, "harness": f"lm_eval {version('lm_eval')}"}
+    return {"summary": shown, "tasks": results, "documents": documents, "harness": program}
+
+
+def carried_out(
+    writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log
+) -> tuple[dict[str, Any], str]:
+    """(what the program gives, its name and version). BadInput where a template, a column or a filter does not fit the data."""
+    try:
+        from importlib.metadata import version
+
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise needs_extra("harness", "lm_eval") from None
+    from .tokens import Tokens
+
+    options = {"limit": limit or None, "log_samples": False, "bootstrap_iters": SAMPLES}
+    model, manager = Tokens(writing, batch_size, log), TaskManager(include_defaults=False)
+    try:
+        return simple_evaluate(model, tasks=tasks, task_manager=manager, **options), f"lm_eval {version('lm_eval')}"
+    except OnnuriError:
+        raise
+    except Exception as error:  # each fault of a task fails in its own way
+        names = ", ".join(str(task["task"]) for task in tasks)
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{names}: lm-evaluation-harness could not run it: {type(error).__name__}: {why}") from error
 
 
 def figures(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
