@@ -13,7 +13,7 @@ from ..errors import Refusal
 from ..operation import Operation
 from ..run import execute
 
-SMALL = {"steps": 6, "batch_size": 16, "size": 0.5, "tokens": 2}
+SMALL = {"steps": 6, "batch_size": 16, "size": 0.5, "tokens": 2, "nets": 3, "amounts": 2}
 """Settings that make any operation quick; each operation gets those that it knows."""
 
 

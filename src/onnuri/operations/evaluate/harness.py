@@ -3,9 +3,11 @@
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partialmethod
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from ...errors import BadInput, OnnuriError, needs_extra
 from ...family import Writing
@@ -13,12 +15,18 @@ from ...operation import Log
 from .tasks import Task
 
 SAMPLES = 1000  # of the bootstrap, by which it finds the error of what is no mean
-AWAY = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+AWAY = (
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "HF_EVALUATE_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS",
+)
 
 
 def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log) -> dict[str, Any]:
     """{"summary", "tasks": {task: {metric: {"value", "error"}}}}: `error` is the standard error, None where it is not known."""
-    with offline():
+    with offline(), no_bars():
         found, program = carried_out(writing, tasks, batch_size, limit, log)
     results = {name: figures(one) for name, one in found["results"].items()}
     shown = "; ".join(f"{name}: {', '.join(map(text, one, one.values()))}" for name, one in results.items())
@@ -68,13 +76,20 @@ def text(metric: str, one: dict[str, float | None]) -> str:
     return f"{metric} {one['value']:.4g}{error}"
 
 
+def no_bars() -> AbstractContextManager[Any]:
+    """Inside, no other program draws its progress: ours is drawn already."""
+    from tqdm import tqdm
+
+    return patch.object(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True))
+
+
 @contextmanager
 def offline() -> Iterator[None]:
     """Inside, its libraries fetch nothing, keep their caches in a folder that goes, and speak only where something is wrong."""
-    before = {name: os.environ.get(name) for name in (*AWAY, "HF_DATASETS_CACHE", "TQDM_DISABLE")}
+    before = {name: os.environ.get(name) for name in (*AWAY, "HF_DATASETS_CACHE")}
     level = logging.root.manager.disable
     with TemporaryDirectory(prefix="onnuri-") as folder:
-        os.environ.update({**dict.fromkeys(AWAY, "1"), "HF_DATASETS_CACHE": folder, "TQDM_DISABLE": "1"})
+        os.environ.update({**dict.fromkeys(AWAY, "1"), "HF_DATASETS_CACHE": folder})
         logging.disable(logging.WARNING)
         try:
             yield
