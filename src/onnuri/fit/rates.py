@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,7 +44,7 @@ def measure(loop: "Loop") -> None:
         with put_back(loop):
             tried[place] = loss_at(loop, rate, steps)
     loop.progress.rate = usual * RATIO ** best_of(tried)
-    curve = [(usual * RATIO**place, finite(tried[place])) for place in sorted(tried)]
+    curve: list[Any] = [(usual * RATIO**place, finite(tried[place])) for place in sorted(tried)]
     loop.progress.curves[f"loss by learning rate after {steps} steps"] = curve
     share = len(tried) * steps / loop.total
     found = ", ".join(f"{number(loss, 4)} at {number(rate, 2)}" for rate, loss in curve)

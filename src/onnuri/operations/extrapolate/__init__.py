@@ -10,7 +10,7 @@ How it is fitted, says `law.py`. The design itself is trained only where the pre
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from pydantic import Field
@@ -66,7 +66,7 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
 def maker(settings: Settings, train: Records, model: Model | None, data: Data) -> Make:
     """scale -> a fresh net of the design. Refusal for a design that follows no gradient, or two against each other."""
     if model is None:
-        model = started(settings, train)
+        model = started(cast(Any, settings), train)  # it asks for what both settings have
         model.check(data.records)
     elif settings.family or settings.config:
         raise BadSettings("'family' and 'config' have no effect beside a MODEL, whose design is taken")
