@@ -49,7 +49,7 @@ def test_train_and_evaluate_as_processes(tmp_path):
 SETTINGS = {"train": ["--steps", "3"], "adapt": ["--steps", "3"], "distill": ["--steps", "3", "--size", "0.5"]}
 
 
-TEXT_ONLY = ("generate",)
+TEXT_ONLY = ("generate", "extend")
 TAKERS = [
     name
     for name in registry.entries("operations")

@@ -23,7 +23,7 @@ from onnuri.model import open_model
 QUICK = ("tabular", "sequence", "gan")
 """Families on which an operation takes a moment, unlike in what they ask, in their players and in their weights."""
 
-OTHERS = {"clean": ("causal_lm", "text_classifier"), "generate": ("causal_lm", "tabular")}
+OTHERS = dict.fromkeys(("clean", "extend"), ("causal_lm", "text_classifier")) | {"generate": ("causal_lm", "tabular")}
 """Families for operations that QUICK ones refuse in every way."""
 
 
@@ -38,9 +38,6 @@ def test_our_operations_pass(name, place, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda loss, **_: loss)  # compiling takes longer than all the rest
     families = OTHERS.get(name, QUICK)
     trials = [Trial(registry.operation(name), Bench(family, place / family)) for family in families]
-    if all("refusal" in trial.outcome(trial.bench.settings(trial.operation)) for trial in trials):
-        families = TEXTS  # it is for models that read texts
-        trials = [Trial(registry.operation(name), Bench(family, place / family)) for family in families]
     found = [*carry_out(name, {"record": record}, registry.operation(name)), *carry_out(name, checks_of(trials), None)]
     assert not [f"{check.name}: {check.text}" for check in found if not check.passed]
     assert len(found) == 2 + len(registry.operation(name).settings.model_fields) + len(families)

@@ -12,10 +12,27 @@ from pathlib import Path
 
 TRAINED, HELD = 100_000, 5_000
 ODD = (
-    "오늘 🙂👍🏽 좋다👨‍👩‍👧‍👦", "漢字와 한글 李先生", "\t탭\t그리고  두 칸", "   앞의 빈칸", "줄\r\n바꿈\r\n\r\n", "각 한국어",
-    "e\u0301 \u0301alone", "a\u200db \u200d \u200c \ufeff", "<0x41><0x0A>", "▁mark ▁▁", "ㅋㅋㅋㅋㅠㅠ", "\x00\x07\x7f", " ", "", "\n", "𠮷野家 ﷺ",
-    "1234567 3.14 １２３", "ＡＢＣ", "it's Don'T", "नमस्ते ภาษาไทย עברית",
-)  # fmt: skip
+    "오늘 🙂👍🏽 좋다👨‍👩‍👧‍👦",
+    "漢字와 한글 李先生",
+    "\t탭\t그리고  두 칸",
+    "   앞의 빈칸",
+    "줄\r\n바꿈\r\n\r\n",
+    "각 한국어",
+    "e\u0301 \u0301alone",
+    "a\u200db \u200d \u200c \ufeff",
+    "<0x41><0x0A>",
+    "▁mark ▁▁",
+    "ㅋㅋㅋㅋㅠㅠ",
+    "\x00\x07\x7f",
+    " ",
+    "",
+    "\n",
+    "𠮷野家 ﷺ",
+    "1234567 3.14 １２３",
+    "ＡＢＣ",
+    "it's Don'T",
+    "नमस्ते ภาษาไทย עברית",
+)
 
 
 def texts_of(name: str, folder: Path) -> tuple[list[str], list[str]]:
@@ -63,14 +80,16 @@ def sentencepiece(who: str, size: int, texts: list[str]) -> tuple[Cut, Callable,
 
 
 def tokenizers_unigram(who: str, size: int, texts: list[str]) -> tuple[Cut, Callable, set[int]]:
-    from onnuri.families import vocabulary
     from tokenizers import Tokenizer, decoders, models, trainers
+
+    from onnuri.families import vocabulary
 
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer = vocabulary.pattern(who.partition(":")[2] or vocabulary.SPLIT)
     made.decoder = decoders.Fuse()
     made.train_from_iterator(
-        texts, trainers.UnigramTrainer(vocab_size=size, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False)
+        texts,
+        trainers.UnigramTrainer(vocab_size=size, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False),
     )
     return lambda text: made.encode(text).ids, made.decode, {0}
 
@@ -79,7 +98,13 @@ def main(name: str, who: str, size: str, data: str = "") -> None:
     import os
 
     learnt, held = texts_of(name, Path(data or os.environ["ONNURI_DATA"]))
-    maker = sentencepiece if who.startswith("sentencepiece") else tokenizers_unigram if who.startswith("tokenizers") else onnuri
+    maker = (
+        sentencepiece
+        if who.startswith("sentencepiece")
+        else tokenizers_unigram
+        if who.startswith("tokenizers")
+        else onnuri
+    )
     began = time.perf_counter()
     cut, joined, small = maker(who, int(size), learnt)
     seconds = time.perf_counter() - began

@@ -33,7 +33,8 @@ from .evidence import (
     parents,
     thin,
 )
-from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, write_text, writing
+from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, writing
+from .look import look
 from .opening import opened
 from .operation import Operation, Result, Settings
 from .promises import anew, promises_of, reopened
@@ -93,87 +94,6 @@ def require_inputs(
         faults.append(f"{operation.name} needs --out, the {result}")
     if faults:
         raise BadInput(*faults, hint=f"onnuri {operation.name} --help")
-
-
-# ------------------------------------------------------------------------------------------------ operations that only look
-
-
-def look(
-    operation: Operation,
-    settings: Settings,
-    inputs: dict[str, str],
-    out: Path | None,
-    partial: Path | None,
-    options: dict[str, Any],
-    quiet: bool,
-) -> dict[str, Any]:
-    """Apply an operation that changes no model; its report, or where its records were written."""
-    from .answers import require_ending, write_records
-    from .progress import Progress
-    from .report_page import report_page
-
-    if operation.gives == "records" and out is not None:
-        require_ending(out)
-    state = partial / STATE if partial else None
-    unmoved = standing(model_folders(operation, inputs).values())
-    found = opened(operation, settings, inputs, options)
-    asked, settings = settings, resolved(settings, inputs, found)
-    sources = described(inputs, found)
-    overlap = asked != settings and settings.split == "all" and ledger.read(Path(inputs["model"]))  # type: ignore[attr-defined]
-    unmoved()
-    with Progress(operation.name, quiet, state, key_of(operation, asked, sources, options)) as log:
-        if overlap:
-            log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
-        result = operation.apply(settings, log, **found)
-    if result.records is not None and out is not None and partial is not None and is_main_process():
-        write_records(result.records, partial / f"result{out.suffix}")
-        appear(partial / f"result{out.suffix}", out)
-    if result.records is not None:
-        return answered(operation, result, log.warnings, out)
-    report = {
-        "operation": operation.name,
-        "settings": settings.model_dump(),
-        "inputs": sources,
-        **(result.report or {}),
-        **({"warnings": log.warnings} if log.warnings else {}),
-    }
-    if out is not None and partial is not None and is_main_process():
-        write_text(
-            partial / "result", report_page(report, result.charts) if out.suffix == ".html" else readable(report)
-        )
-        appear(partial / "result", out)
-    return report
-
-
-def answered(operation: Operation, result: Result, warned: list[str], out: Path | None) -> dict[str, Any]:
-    """Where the records were written, and what is known of them all; without a place the records themselves."""
-    from .answers import jsonable
-
-    assert result.records is not None
-    return {
-        "operation": operation.name,
-        "records": len(result.records),
-        **({"out": str(out)} if out else {"answers": [jsonable(record) for record in result.records]}),
-        **({"report": result.report} if result.report else {}),
-        **({"warnings": warned} if warned and result.report else {}),
-    }
-
-
-def readable(report: dict[str, Any]) -> str:
-    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-
-
-def resolved(settings: Settings, inputs: dict[str, str], found: dict[str, Any]) -> Settings:
-    """The settings with `auto` made plain where a split is asked for."""
-    if getattr(settings, "split", None) == "auto" and "data" in found:
-        return settings.model_copy(update={"split": held_out(Path(inputs["model"]), found["data"])})
-    return settings
-
-
-def held_out(folder: Path, data: Data) -> str:
-    """`test` where the ledger says that the model was made with these data, else `all`."""
-    seen = {entry.get("digest") for line in ledger.read(folder) for entry in line.get("inputs", [])}
-    return "test" if data.digest in seen else "all"
 
 
 # ------------------------------------------------------------------------------------------- operations that give a model

@@ -18,9 +18,9 @@ def texts_of(model: Model, records: Records | Sequence[Record]) -> list[str]:
 
 
 def quality(model: Model, records: Sequence[Record]) -> dict[str, float]:
-    """Of at most MOST texts of the records: tokens for each word between blanks, UTF-8 bytes for each token, the shares of texts that
-    come back as they went in, of tokens that stand for something unknown, and of tokens that are a byte of a character. {} where the
-    model cuts no texts, or where there are none."""
+    """Of at most MOST texts of the records: tokens for each word between blanks, UTF-8 bytes for each token, the shares of texts
+    that come back as they went in, of tokens that stand for something unknown, and of tokens that are a byte of a character. {}
+    where the model cuts no texts, or where there are none."""
     how = model.family.segmentation(model.assets)
     texts = texts_of(model, records)[:MOST]
     return found_in(how, texts) if how and any(text.split() for text in texts) else {}

@@ -14,11 +14,31 @@ from onnuri.errors import BadSettings
 from onnuri.families import unigram, vocabulary
 from onnuri.registry import family
 
-TEXTS = ["옛날 추억의 장면이 참 많은 영화네요....", "이게 코미디였어? 1%모자람", "the cat sleeps, the cat's 12345 books\r\n", "漢字와 한글"] * 5
+TEXTS = [
+    "옛날 추억의 장면이 참 많은 영화네요....",
+    "이게 코미디였어? 1%모자람",
+    "the cat sleeps, the cat's 12345 books\r\n",
+    "漢字와 한글",
+] * 5
 ODD = (
-    "오늘 🙂👍🏽 좋다👨‍👩‍👧‍👦", "漢字와 한글 李先生", "\t탭\t그리고  두 칸", "   앞의 빈칸", "줄\r\n바꿈\r\n\r\n", "각 한국어", "e\u0301 \u0301alone",
-    "a\u200db \u200d \u200c \ufeff", "<0x41><0x0A>", "▁mark ▁▁", "ㅋㅋㅋㅋㅠㅠ", "\x00\x07\x7f", " ", "", "\n", "𠮷野家 ﷺ", "1234567 3.14 １２３",
-)  # fmt: skip
+    "오늘 🙂👍🏽 좋다👨‍👩‍👧‍👦",
+    "漢字와 한글 李先生",
+    "\t탭\t그리고  두 칸",
+    "   앞의 빈칸",
+    "줄\r\n바꿈\r\n\r\n",
+    "각 한국어",
+    "e\u0301 \u0301alone",
+    "a\u200db \u200d \u200c \ufeff",
+    "<0x41><0x0A>",
+    "▁mark ▁▁",
+    "ㅋㅋㅋㅋㅠㅠ",
+    "\x00\x07\x7f",
+    " ",
+    "",
+    "\n",
+    "𠮷野家 ﷺ",
+    "1234567 3.14 １２３",
+)
 
 
 def learnt(kind="bpe", split="", size=340, marks=vocabulary.WRITTEN, texts=TEXTS):
@@ -51,7 +71,8 @@ def test_the_same_in_every_process():
     """The trainer of `tokenizers` for unigram models fails this."""
     program = (
         "import hashlib;from onnuri.families import vocabulary as v;"
-        f"print(hashlib.sha256(v.learnt(iter({TEXTS!r}), v.WRITTEN, 340, 64, 'unigram').backend_tokenizer.to_str().encode()).hexdigest())"
+        f"made = v.learnt(iter({TEXTS!r}), v.WRITTEN, 340, 64, 'unigram');"
+        "print(hashlib.sha256(made.backend_tokenizer.to_str().encode()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     assert other == hashlib.sha256(MADE["unigram"].backend_tokenizer.to_str().encode()).hexdigest()
@@ -115,4 +136,6 @@ def test_patterns_cut_where_they_say():
     assert cut("qwen2", "12") == ["1", "2"]
     assert cut("gpt2", "漢字와 ok한글") == ["漢字와", " ok한글"]
     assert cut("scripts", "漢字와 ok한글") == ["漢字", "와", " ok", "한글"]
-    assert cut("particles", "고양이가 집에서 잔다") == ["고양이", "가", " 집에서", " 잔다"], "집 is one syllable, and stays whole"
+    assert cut("particles", "고양이가 집에서 잔다") == ["고양이", "가", " 집에서", " 잔다"], (
+        "집 is one syllable, and stays whole"
+    )

@@ -1,5 +1,6 @@
 """New tokens: what was known stays, texts take fewer tokens and come back, and the folder is one that transformers opens."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -110,7 +111,7 @@ def test_numbers_without_a_token_are_filled():
 
 
 def test_a_new_row_is_the_mean_of_its_parts(grown):
-    model, _, how, joins, more = grown
+    model, _, _how, joins, more = grown
     old, new = (each.net.get_input_embeddings().weight for each in (model, more))
     assert torch.equal(old, new[: len(old)])
     for number, parts in enumerate(rows.parts_of(len(old), joins), len(old)):
@@ -119,7 +120,7 @@ def test_a_new_row_is_the_mean_of_its_parts(grown):
 
 def test_the_commonest_pair_comes_first(grown):
     _, words, how, joins, _ = grown
-    counts = Counter(pair for word, often in words.items() for pair in zip(word, word[1:]) for _ in range(often))
+    counts = Counter(pair for word, often in words.items() for pair in itertools.pairwise(word) for _ in range(often))
     allowed = {pair: count for pair, count in counts.items() if not set(pair) & set(how.alone)}
     assert counts[joins[0]] == max(allowed.values())
 
@@ -148,7 +149,7 @@ def test_training_new_rows_moves_no_other(name, tmp_path):
 def test_what_cannot_be_extended_is_refused(tmp_path):
     F.save("llama", tmp_path / "m")
     texts = texts_for("llama", tmp_path)
-    with pytest.raises(BadSettings, match="only .* occur 2 times"):
+    with pytest.raises(BadSettings, match=r"only .* occur 2 times"):
         extended(tmp_path / "m", texts, tokens=10**6)
     with pytest.raises(Refusal, match="stand in a row 100000 times"):
         extended(tmp_path / "m", texts, least=100_000)

@@ -19,6 +19,7 @@ from ..answers import jsonable
 from ..data import Record
 from ..errors import OnnuriError
 from ..files import fresh_folder
+from ..look import resolved
 from ..model import Model, tensor_digest, write_model
 from ..operation import Operation, Quiet, Result
 from ..weights.matrices import Weight, weights
@@ -67,7 +68,7 @@ class Trial:
                 chosen = plan.settings_of(self.operation, settings)
                 found = run.opened(self.operation, chosen, inputs, {})
                 before = {role: snapshot(value) for role, value in found.items() if isinstance(value, Model)}
-                result = self.operation.apply(run.resolved(chosen, inputs, found), log, **found)
+                result = self.operation.apply(resolved(chosen, inputs, found), log, **found)
                 seen = self.seen(result)
         except OnnuriError as error:
             return {"refusal": f"{type(error).__name__}: {error}"}

@@ -22,7 +22,7 @@ from torch import nn
 from .. import hub
 from ..data import Record, Records, digest_of
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Family, Size, Vocabulary, at_once, reads_all
+from ..family import Family, Size, Vocabulary, at_once, one_a_row, reads_all, undivided
 from ..nets.sentence_net import POOLINGS, SentenceNet, hidden_width
 from . import (
     depth,
@@ -38,6 +38,7 @@ from . import (
     widths,
 )
 from .embedding import Assets
+from .segmentation import segmentation_of
 
 DEFAULTS = text_tokens.DEFAULTS | {"pooling": "mean", "normalize": True, "dimensions": []}
 NOTES = ("question", "answer", "other", "negative", "low", "high", "dimensions", "pooler")
@@ -114,7 +115,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     names = {columns[role] for role in ("question", "answer", "other", "negative")} & records.fields.keys()
     some = records[:: -(-len(records) * len(names) // vocabulary.MOST_TEXTS)]
     known = (str(record[name] or "") for record in some for name in sorted(names) if records.fields[name] != "number")
-    tokenizer = vocabulary.of_characters(known, settings["vocab_size"], settings["max_length"])
+    tokenizer = vocabulary.learnt(known, vocabulary.READ, **{name: settings[name] for name in vocabulary.ENTRIES})
     made = text_tokens.design(settings, tokenizer)
     body = widths.fresh(sentence_folders.auto_for(made, False), made, 1, generator, torch.float32)
     net = SentenceNet(body, settings["pooling"], settings["normalize"]).eval()
@@ -307,6 +308,8 @@ FAMILY = Family(
     fields=embedding.fields,
     axis=lambda assets: assets.axis,
     collate=embedding.collate,
+    pieces=undivided,
+    packed=one_a_row(embedding.collate),
     encoding=embedding.encoding,
     loss=embedding.loss,
     outputs=embedding.outputs,
@@ -320,6 +323,7 @@ FAMILY = Family(
     keep=keep,
     sizes=sizes_of,
     vocabulary=vocabulary_of,
+    segmentation=lambda assets: segmentation_of(assets.tokenizer),
     tiny=lambda: {
         "hidden_size": 32,
         "num_layers": 2,

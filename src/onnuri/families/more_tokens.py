@@ -69,7 +69,11 @@ def grown_tokenizer(tokenizer: Any, file: dict, rows: int, joins: Joins, join: C
 
     file = deepcopy(file)
     model, names = file["model"], {number: token for token, number in tokenizer.get_vocab().items()}
-    known = model["vocab"] if isinstance(model["vocab"], dict) else {token: i for i, (token, _) in enumerate(model["vocab"])}
+    known = (
+        model["vocab"]
+        if isinstance(model["vocab"], dict)
+        else {token: i for i, (token, _) in enumerate(model["vocab"])}
+    )
     taken = set(known.values())
     more = {names.get(number, f"[UNUSED{number}]"): number for number in range(rows) if number not in taken}
     scores = [] if isinstance(model["vocab"], dict) else [score for _, score in model["vocab"]]
@@ -91,7 +95,12 @@ def grown_tokenizer(tokenizer: Any, file: dict, rows: int, joins: Joins, join: C
 
 
 def grown(
-    net: nn.Module, tokenizer: Any, file: dict, made: Callable[[int], Any], joins: Joins, join: Callable[[str, str], str]
+    net: nn.Module,
+    tokenizer: Any,
+    file: dict,
+    made: Callable[[int], Any],
+    joins: Joins,
+    join: Callable[[str, str], str],
 ) -> tuple[nn.Module, Any]:
     """(the net, the tokenizer) with a token more for each join."""
     rows = len(net.get_input_embeddings().weight)  # type: ignore[operator]

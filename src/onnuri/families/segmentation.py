@@ -8,7 +8,6 @@ from typing import Any
 from ..family import Segmentation
 
 
-
 def segmentation_of(tokenizer: Any) -> Segmentation:
     """See Family.segmentation."""
     file = file_of(tokenizer)

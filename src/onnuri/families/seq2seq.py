@@ -21,8 +21,9 @@ from torch import nn
 from .. import hub
 from ..data import Records
 from ..errors import BadInput, BadSettings, Refusal
-from ..family import Family, Vocabulary
+from ..family import Family, Vocabulary, one_a_row, undivided
 from . import depth, fewer_tokens, heads, question_memory, sizes, text_pairs, text_tokens, texts, vocabulary, widths
+from .segmentation import segmentation_of
 from .text_pairs import Assets
 
 QUESTIONS = ("source", "question", "text", "prompt", "document", "article", "input")
@@ -256,6 +257,8 @@ FAMILY = Family(
     fields=text_pairs.fields,
     axis=lambda assets: assets.vocabulary,
     collate=text_pairs.collate,
+    pieces=undivided,
+    packed=one_a_row(text_pairs.collate),
     encoding=lambda assets: {},
     loss=text_pairs.loss,
     outputs=question_memory.outputs,
@@ -269,6 +272,7 @@ FAMILY = Family(
     keep=depth.keep_layers,
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,
+    segmentation=lambda assets: segmentation_of(assets.tokenizer),
     tiny=lambda: {
         "hidden_size": 32,
         "num_layers": 2,

@@ -177,6 +177,7 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
     )  # the last one is read no more
     return Writing(
         tokenizer=assets.tokenizer,
+        question=assets.question,
         prompts=lambda records: question_ids(records, assets),
         batch=lambda prompts, made: pair_batch(prompts, [[*assets.begins, *ids] for ids in made], assets, last=True),
         following=lambda tokens: pair_batch([[] for _ in tokens], tokens, assets, last=False),

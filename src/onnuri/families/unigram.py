@@ -9,6 +9,7 @@ Kudo 2018, arXiv:1804.10959: a word is cut into the pieces of the highest produc
 Letters: W words, N nodes (the places between characters), E edges (pieces where they stand), V pieces.
 """
 
+import itertools
 import math
 import re
 from array import array
@@ -118,7 +119,7 @@ class Lattice:
     @property
     def steps(self) -> list[slice]:
         bounds = np.searchsorted(self.depths, np.arange(1, CHUNK + 2))
-        return [slice(begin, end) for begin, end in zip(bounds, bounds[1:]) if end > begin]
+        return [slice(begin, end) for begin, end in itertools.pairwise(bounds) if end > begin]
 
     @property
     def num_nodes(self) -> int:

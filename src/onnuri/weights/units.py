@@ -338,7 +338,9 @@ def rebuilt(
         for mine, theirs in ((module._parameters, old[path]._parameters), (module._buffers, old[path]._buffers)):
             for key, value in theirs.items():
                 if id(value) not in copies:
-                    copies[id(value)] = None if value is None else alike(changed(names.get(id(value), ""), value), value)
+                    copies[id(value)] = (
+                        None if value is None else alike(changed(names.get(id(value), ""), value), value)
+                    )
                 made, wanted = copies[id(value)], mine.get(key)
                 if made is not None and wanted is not None and made.shape != wanted.shape:
                     raise fault(f"{path}.{key} would be {tuple(wanted.shape)} instead of {tuple(made.shape)}")

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -72,8 +71,14 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
             progress = fit(objective_of(bigger), train, validation_of(data), settings, log, True)
     more = bigger.family.segmentation(bigger.assets)
     assert more is not None
-    report = {"entry": known.entry, "losses": losses, "joined": [more.joined([first + i]) for i in range(len(joins))]}
-    return Result(model=bigger, report=report, **({"curves": progress.curves, "pace": progress.pace} if progress else {}))
+    report = {
+        "entry": known.entries[-1],
+        "losses": losses,
+        "joined": [more.joined([first + i]) for i in range(len(joins))],
+    }
+    return Result(
+        model=bigger, report=report, **({"curves": progress.curves, "pace": progress.pace} if progress else {})
+    )
 
 
 def words_of(model: Model, how: Segmentation, records: Records) -> Counter[tuple[int, ...]]:
@@ -110,7 +115,7 @@ def begun(
     if settings.start == "mean":
         return mean, {}
     likely, some = grown(model, known, joins), train.some(settings.calibration)
-    if not rows.by_likelihood(model, likely.net, some, known.entry, len(known.rows), joins):
+    if not rows.by_likelihood(model, likely.net, some, known.entries[-1], len(known.rows), joins):
         if settings.start == "likelihood":
             raise Refusal(
                 "this model has no one layer that says from left to right which token is next", "--start mean"

@@ -5,6 +5,7 @@ through, each as often as it occurs.
 """
 
 import heapq
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Corpus:
     def add(self, place: int, sign: int) -> None:
         """Count the pairs of a word, or take them back."""
         word = self.words[place]
-        for pair in zip(word, word[1:]):
+        for pair in itertools.pairwise(word):
             self.counts[pair] += sign * self.often[place]
             self.places[pair].add(place)
 
@@ -39,7 +40,7 @@ class Corpus:
             self.add(place, -1)
             self.words[place] = word = joined(self.words[place], pair, number)
             self.add(place, 1)
-            grown |= {each for each in zip(word, word[1:]) if number in each}
+            grown |= {each for each in itertools.pairwise(word) if number in each}
         del self.counts[pair]
         return grown
 
@@ -64,8 +65,8 @@ def joined(word: list[int], pair: Pair, number: int) -> list[int]:
 
 
 def learnt(words: Words, how: Segmentation, first: int, most: int, least: int) -> list[Pair]:
-    """At most `most` pairs, each of which occurs `least` times when its turn comes; the i-th makes token `first` + i. Pairs that are
-    written as a token that is there are passed over."""
+    """At most `most` pairs, each of which occurs `least` times when its turn comes; the i-th makes token `first` + i. Pairs that
+    are written as a token that is there are passed over."""
     corpus, spelled = corpus_of(words), dict(how.spelled)
     known, alone = set(spelled.values()), set(how.alone)
     heap = [(-count, pair) for pair, count in corpus.counts.items() if count >= least]

@@ -3,8 +3,8 @@
 A new token stands for old ones in a row, and the model knows how likely these are: log p(first) + log p(second | first) + ... The
 first term is the logit that the first part's row gives; the others are taken as one number for each new token, their mean wherever
 its parts were met. So the row becomes that of the first part, plus that number in the direction along which all that the head
-reads is one long (by ridge regression); or in the bias, where the head has one. The rows that are there stay, so what is written with
-old tokens becomes less likely by what the new ones take.
+reads is one long (by ridge regression); or in the bias, where the head has one. The rows that are there stay, so what is written
+with old tokens becomes less likely by what the new ones take.
 
 Letters: N places, W width of what the head reads, V tokens, B texts, T places in a text.
 """
@@ -47,9 +47,7 @@ def parts_of(first: int, joins: Sequence[Pair]) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def by_likelihood(
-    old: Model, net: nn.Module, records: Records, entry: str, first: int, joins: Sequence[Pair]
-) -> bool:
+def by_likelihood(old: Model, net: nn.Module, records: Records, entry: str, first: int, joins: Sequence[Pair]) -> bool:
     """Give the rows of the new tokens, numbered from `first` on, in the head of `net` what the module's docstring says. False, and
     nothing is changed, where there is no such head, or where the model reads backward."""
     head, wide = head_of(old.net, first), head_of(net, first + len(joins))
@@ -80,7 +78,9 @@ def looked_at(
         for place, batch in enumerate(batches):
             values, mask = old.outputs(batch)
             following = batch[entry][:, 1:]
-            likely = values[:, :-1].gather(2, following[..., None])[..., 0].float() - values[:, :-1].logsumexp(2).float()
+            likely = (
+                values[:, :-1].gather(2, following[..., None])[..., 0].float() - values[:, :-1].logsumexp(2).float()
+            )
             read[place] = read[place].view(*mask.shape, -1)[mask]
             for number, value in met(batch[entry].tolist(), likely.tolist(), parts):
                 sums[number] += value
