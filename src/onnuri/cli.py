@@ -224,7 +224,7 @@ def json_text(value: Any) -> str:
 @click.argument("recipe")
 @click.option("--out", help="folder of the results  [runs/RECIPE]")
 @click.option(
-    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="change a variable of the recipe, such as data=my.csv"
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="change an entry, as data=my.csv or STEP.SETTING=3"
 )
 @click.option("--json", "as_json", is_flag=True, help="one JSON result on stdout, nothing else")
 def run_command(recipe: str, out: str | None, changes: tuple[str, ...], as_json: bool) -> None:

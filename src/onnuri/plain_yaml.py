@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from .errors import BadInput, OnnuriError
+from .errors import BadInput, OnnuriError, propose
 
 LARGEST = 2**20  # bytes of a recipe; a longer one is no recipe
 DEEPEST, MOST = 20, 10_000  # nesting and values of a recipe: an alias may stand for a bomb or for itself
@@ -56,3 +56,26 @@ def plain(value: Any, path: Path, what: str = "recipe") -> Any:
         return part
 
     return copy(value, 0)
+
+
+def changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with some entries changed, each NAME, STEP.SETTING or STEP.SETTING.ENTRY; BadInput where there is no such step."""
+    for name, value in changes.items():
+        step, *inner = name.split(".")
+        if not inner:
+            recipe = {**recipe, name: value}
+            continue
+        steps = recipe["steps"] if isinstance(recipe.get("steps"), dict) else {}
+        body = steps.get(step)
+        if not isinstance(body, dict) or len(body) != 1:
+            raise BadInput(f"'{name}' changes a step that is not there; {propose(step, steps)}")
+        operation, given = next(iter(body.items()))
+        recipe = {**recipe, "steps": {**steps, step: {operation: within(given or {}, inner, value)}}}
+    return recipe
+
+
+def within(settings: Any, names: list[str], value: Any) -> Any:
+    """A copy of nested settings, one of them changed."""
+    first, *rest = names
+    known = settings if isinstance(settings, dict) else {}
+    return {**known, first: within(known.get(first), rest, value) if rest else value}

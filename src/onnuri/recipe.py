@@ -16,7 +16,7 @@ from typing import Any
 from . import __version__, ledger, registry
 from .errors import BadInput, BadSettings, OnnuriError, UnknownName, propose
 from .files import is_main_process, locked, partial_of, sweep, tidied, write_text, writing
-from .plain_yaml import load_yaml, plain
+from .plain_yaml import changed, load_yaml, plain
 
 BUILT_IN = Path(__file__).parent / "recipes"
 READING = ("answer", "fields", "window")
@@ -88,7 +88,7 @@ def read_recipe(source: str, changes: dict[str, Any]) -> Recipe:
     if not there(path):
         known = sorted(p.stem for p in BUILT_IN.glob("*.yaml"))
         raise UnknownName(f"there is no recipe '{source}'; {propose(source, known)}, or the path of a .yaml file")
-    text = {**load_yaml(path), **plain(changes, path)}
+    text = changed(load_yaml(path), plain(changes, path))
     if faults := form_faults(text):
         raise BadInput(*(f"{path}: {fault}" for fault in faults))
     options = {key: text[key] for key in READING if text.get(key)}

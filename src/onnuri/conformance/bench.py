@@ -80,7 +80,7 @@ class Bench:
         found: dict[str, str] = {}
         first = next((name for name, kind in record.takes.items() if not kind.startswith("data")), "")
         for role, kind in record.takes.items():
-            if kind in ("data", "data?", "data whole"):
+            if role == "data" or kind in ("data", "data?", "data whole"):
                 found[role] = self.data
             elif role == first:
                 found[role] = str(model or self.model)

@@ -22,7 +22,8 @@ from ..data import Records
 from ..decoding import padded
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary
-from ..hub import adopt_hub, guarded, hub_blocks, merged, read_hub, write_hub
+from ..hub import adopt_hub, guarded, merged, read_hub, write_hub
+from ..hub_blocks import hub_blocks
 from . import depth, dial, fewer_tokens, heads, next_token, packing, sizes, texts, vocabulary, widths
 from .next_token import Assets
 from .segmentation import segmentation_of

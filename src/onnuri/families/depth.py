@@ -14,6 +14,7 @@ from torch import nn
 
 from .. import hub
 from ..errors import BadSettings, Refusal, propose
+from ..hub_blocks import hub_blocks
 
 Kept = Mapping[str, Sequence[int]]
 """{name of a list of modules: numbers of the entries that stay, in order}."""
@@ -29,7 +30,7 @@ def refuse(net: nn.Module, assets: Any, names: Collection[str]) -> tuple[nn.Modu
 
 def keep_layers(net: Any, assets: Any, names: Collection[str]) -> tuple[nn.Module, Any]:
     """See Family.keep: for a net of transformers."""
-    for where, numbers in chosen(hub.hub_blocks(net), names).items():
+    for where, numbers in chosen(hub_blocks(net), names).items():
         net = with_layers(net, where, numbers)
     return net, assets
 

@@ -4,7 +4,7 @@ Each layer of depth adds 64 to the width, a head of 64 and 1,024 tokens, after n
 aspect ratio 64). Differing in:
 1. The vocabulary grows too, more slowly than the rest, as it ought to (Tao et al., arXiv:2407.13623): at depth 4 it takes a
    quarter of the parameters, at depth 12 a ninth, where a fixed one would take nearly all of a small net.
-2. `parameters` takes the depth that comes nearest and then the width that does.
+2. `parameters` takes the depth that comes nearest, and where that is not near enough then the width that does.
 3. The learning rate is not set: that one is the best at all widths has not been shown here.
 """
 
@@ -16,6 +16,7 @@ from ..errors import BadSettings
 WIDTH, VOCABULARY = 64, 1024  # of each layer of depth
 DEEPEST = 128
 NEAR = 1.1  # times what was asked for, at most
+BLOCK = 32  # columns that formats of 4 bits keep under one scale: a width of whole blocks is stored small
 
 
 def chosen(defaults: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -54,10 +55,10 @@ def of_parameters(wanted: int, defaults: dict[str, Any], rest: dict[str, Any]) -
         return abs(math.log(count(defaults | config) / wanted))
 
     best = min((of_depth(depth) | rest for depth in range(1, DEEPEST + 1)), key=off)
-    if "hidden_size" not in rest:
-        step = math.lcm(2 * best["num_heads"], 8 if (defaults | best)["experts"] else 1)
-        widths = range(step, 2 * WIDTH * DEEPEST, step)
-        best = min((best | {"hidden_size": width} for width in widths), key=off)
+    for unit in (BLOCK, 8 if (defaults | best)["experts"] else 1):
+        if "hidden_size" not in rest and off(best) > math.log(NEAR):
+            step = math.lcm(2 * best["num_heads"], unit)
+            best = min((best | {"hidden_size": width} for width in range(step, 2 * WIDTH * DEEPEST, step)), key=off)
     if off(best) > math.log(NEAR):
         found = count(defaults | best)
         raise BadSettings(
@@ -76,5 +77,5 @@ def count(settings: dict[str, Any]) -> int:
 
 
 def feed_forward(width: int) -> int:
-    """Llama's 8/3 of the width, rounded up to 16."""
-    return 16 * math.ceil(width / 6)
+    """Llama's 8/3 of the width, rounded up to whole blocks."""
+    return BLOCK * math.ceil(8 * width / 3 / BLOCK)

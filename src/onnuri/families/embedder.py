@@ -23,6 +23,7 @@ from .. import hub
 from ..data import Record, Records, digest_of
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Size, Vocabulary, at_once, one_a_row, reads_all, undivided
+from ..hub_blocks import hub_blocks
 from ..nets.sentence_net import POOLINGS, SentenceNet, hidden_width
 from . import (
     depth,
@@ -262,7 +263,7 @@ def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
 
 
 def blocks(net: Any) -> dict[str, tuple[nn.Module, int]]:
-    return {f"body.{name}": found for name, found in hub.hub_blocks(net.body).items()}
+    return {f"body.{name}": found for name, found in hub_blocks(net.body).items()}
 
 
 # ------------------------------------------------------------------------------------------------------ judging

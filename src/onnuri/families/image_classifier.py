@@ -37,6 +37,7 @@ from ..family import (
     uncut,
     undivided,
 )
+from ..hub_blocks import hub_blocks
 from ..nets.convnet import NARROWEST, ConvNet, Design, design_of, moved, stage_widths, whiten
 from . import depth, heads, labels, pictures, sizes
 from .pictures import Pixels
@@ -232,7 +233,7 @@ def keep(net: Any, assets: Assets, names: Collection[str]) -> tuple[nn.Module, A
     """See Family.keep. Of a ConvNet as many blocks in each stage, the first of them always: it changes the shape."""
     if not isinstance(net, ConvNet):
         return depth.keep_layers(net, assets, names)
-    kept = depth.chosen(hub.hub_blocks(net), names)
+    kept = depth.chosen(hub_blocks(net), names)
     each = len(kept["blocks"]) // len(stage_widths(net.design))
     with torch.device("meta"):
         smaller = ConvNet(replace(net.design, depth=each))
@@ -352,7 +353,7 @@ FAMILY = Family(
     score=score,
     headline=lambda assets: ("accuracy", "up"),
     players=lambda net: {"classifier": net},
-    blocks=hub.hub_blocks,
+    blocks=hub_blocks,
     keep=keep,
     sizes=sizes_of,
     vocabulary=no_tokens,

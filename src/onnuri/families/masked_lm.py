@@ -20,6 +20,7 @@ from .. import hub
 from ..data import Records
 from ..errors import BadInput, Refusal
 from ..family import Family, Vocabulary, at_once, one_a_row, reads_all, undivided
+from ..hub_blocks import hub_blocks
 from . import depth, fewer_tokens, heads, masked_tokens, sizes, text_tokens, texts, vocabulary, widths
 from .masked_tokens import MASKED, Assets
 from .segmentation import segmentation_of
@@ -159,11 +160,11 @@ FAMILY = Family(
     score=masked_tokens.score,
     headline=lambda assets: ("masked_cross_entropy", "down"),
     players=lambda net: {"net": net},
-    blocks=hub.hub_blocks,
+    blocks=hub_blocks,
     keep=depth.keep_layers,
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,
     segmentation=lambda assets: segmentation_of(assets.tokenizer),
-    tiny=lambda: {"hidden_size": 32, "num_layers": 2, "max_length": 48, "vocab_size": 300, "dropout": 0.0},
+    tiny=lambda: {"hidden_size": 32, "num_layers": 2, "max_length": 48, "vocab_size": 64, "dropout": 0.0},
     toy=texts.toy,
 )

@@ -22,6 +22,7 @@ from .. import hub
 from ..data import Records
 from ..errors import BadInput, BadSettings, Refusal
 from ..family import Family, Vocabulary, one_a_row, undivided
+from ..hub_blocks import hub_blocks
 from . import depth, fewer_tokens, heads, question_memory, sizes, text_pairs, text_tokens, texts, vocabulary, widths
 from .segmentation import segmentation_of
 from .text_pairs import Assets
@@ -268,7 +269,7 @@ FAMILY = Family(
     score=text_pairs.score,
     headline=lambda assets: ("chrf", "up"),
     players=lambda net: {"net": net},
-    blocks=hub.hub_blocks,
+    blocks=hub_blocks,
     keep=depth.keep_layers,
     sizes=sizes.of_config,
     vocabulary=vocabulary_of,

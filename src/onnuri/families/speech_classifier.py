@@ -39,6 +39,7 @@ from ..family import (
     uncut,
     undivided,
 )
+from ..hub_blocks import hub_blocks
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
 from ..sounds import RATES, resampled
 from . import depth, heads, labels, sizes
@@ -232,9 +233,7 @@ def sizes_of(net: Any, assets: Assets) -> list[Size]:
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
     """The residual blocks of a SpeechNet put out (B, C, F, T), a convolution over samples (B, C, T)."""
     if not isinstance(net, SpeechNet):
-        return {
-            name: (block, 1 if over_samples(block) else axis) for name, (block, axis) in hub.hub_blocks(net).items()
-        }
+        return {name: (block, 1 if over_samples(block) else axis) for name, (block, axis) in hub_blocks(net).items()}
     return {
         f"stages.{stage}.{place}": (block, 1)
         for stage, part in enumerate(net.stages)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import hub
 from ..data import Record, Records, records_of
 from ..errors import BadSettings, propose
 from ..family import (
@@ -30,6 +29,7 @@ from ..family import (
     reads_all,
     undivided,
 )
+from ..hub_blocks import hub_blocks
 from ..nets.ngram_net import NgramNet
 from . import depth, heads, labels, segmentation, sizes, text_ngrams, text_tokens
 
@@ -110,7 +110,7 @@ def segmentation_of(assets: Assets) -> Segmentation | None:
 
 
 def blocks(net: nn.Module) -> dict[str, tuple[nn.Module, int]]:
-    return {"bag": (net.bag, -1)} if isinstance(net, NgramNet) else hub.hub_blocks(net)
+    return {"bag": (net.bag, -1)} if isinstance(net, NgramNet) else hub_blocks(net)
 
 
 # ------------------------------------------------------------------------------------ records in, answers out

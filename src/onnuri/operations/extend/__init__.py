@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...data import Data, Records
 from ...errors import BadSettings, Refusal
-from ...family import Segmentation, Vocabulary
+from ...family import Segmentation, Session, Vocabulary
 from ...fit.loop import FitSettings, fit
 from ...model import Model
 from ...observe import mean_loss
@@ -55,6 +55,8 @@ class Settings(FitSettings):
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The model with new tokens, their rows begun and, with steps, trained."""
     require_plain(model.net, "extend")
+    if isinstance(model.net, Session):
+        raise Refusal("another runtime executes this model, and its tables are written", "the folder before its export")
     how = model.family.segmentation(model.assets)
     known = model.family.vocabulary(model.net, model.assets) if how else None
     if how is None or known is None:

@@ -105,7 +105,12 @@ def plan(settings: Settings, whole: Net, nets: list[Net], records: int) -> tuple
     amounts = [amount for amount in dict.fromkeys(amounts) if amount]
     planned = [run_of(net, amount, records, settings) for net in nets for amount in amounts]
     least = 1 + 2 * len(axes_of(planned))
-    if len(planned) <= least or (settings.nets > 1 and len(nets) < 2):
+    if settings.nets > 1 and len(nets) < 2:
+        raise Refusal(
+            "smaller nets of this design are as large as it, since widths are whole numbers",
+            "a wider --config, or --nets 1",
+        )
+    if len(planned) <= least:
         raise BadSettings(
             f"{len(nets)} sizes of nets on {len(amounts)} amounts of records are too few: the law has {least} numbers to find",
             hint="more --nets or --amounts, or a smaller --smallest: widths are whole numbers, and nets of one size count once",

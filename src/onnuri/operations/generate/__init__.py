@@ -241,7 +241,7 @@ def warn(task: Task, report: dict[str, Any], log: Log) -> None:
 OPERATION = Operation(
     "generate",
     Settings,
-    {"model": "model", "data": "data?", "draft": "model?", "calibration": "data?"},
+    {"model": "model", "data": "data to answer?", "draft": "model?", "calibration": "data?"},
     "records",
     apply,
 )
