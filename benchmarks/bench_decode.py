@@ -5,7 +5,7 @@ The weights are random: what is written says nothing, how fast says all. 4 token
 
 from .harness import Race, Row, Side
 
-MADE = ("python", "{here}/sides/decoding.py", "--data", "{data}", "--kept", "{kept}")
+MADE = ("python", "{here}/sides/decoding.py", "--data", "{data}", "--kept", "{kept}", "--size", "79")
 BESIDE = {"f32": "f32", "f16": "bf16", "Q8_0": "bf16", "Q4_0": "bf16"}
 """{form: what transformers computes in beside it}"""
 

@@ -2,7 +2,7 @@
 
     python benchmarks/sides/language.py --data DATA --kept FOLDER --sizes 6,27,79     makes both
 
-A document is a run of Korean film reviews of more than LENGTH tokens; every side trains on the first LENGTH of them.
+A document is a run of Korean film reviews of more than LENGTH tokens; every side learns LENGTH of them at a time.
 """
 
 import argparse
@@ -21,6 +21,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 5,
         "num_attention_heads": 4,
         "intermediate_size": 688,
+    },
+    "20": {
+        "vocab": 16000,
+        "hidden_size": 384,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "intermediate_size": 1024,
     },
     "27": {
         "vocab": 16000,

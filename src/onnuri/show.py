@@ -11,9 +11,8 @@ BAR, MOST_PARTS = 24, 5  # letters of the longest bar, and bars
 def result_text(result: dict[str, Any], out: str | None) -> str:
     """What one operation gave: a ledger line, a report, or where the records went."""
     if "out" in result and "records" in result:
-        return "\n".join(
-            [*told_lines(result.get("report") or {}), f"{result['records']} answers written to {result['out']}"]
-        )
+        lines = [*told_lines(result.get("report") or {}), f"{result['records']} answers written to {result['out']}"]
+        return "\n".join([*lines, *([f"drawn in {result['page']}"] if "page" in result else [])])
     if "answers" in result:
         return "\n\n".join(map(answer_text, result["answers"]))
     if "promises" in result:
@@ -31,18 +30,14 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
 
 def told_lines(report: dict[str, Any]) -> list[str]:
     """What is known of all answers together: a line for each figure."""
-    figures = {name: value for name, value in report.items() if not isinstance(value, dict)}
-    parts = {name: value for name, value in report.items() if isinstance(value, dict)}
-    lines = [
-        f"{name.replace('_', ' '):18} {value:.4g}"
-        if isinstance(value, float)
-        else f"{name.replace('_', ' '):18} {value:,}"
-        for name, value in figures.items()
-    ]
-    return lines + [
-        f"{name:18} {part.get('summary') or ', '.join(f'{value:,} {key}' for key, value in part.items())}"
-        for name, part in parts.items()
-    ]
+    return [f"{name.replace('_', ' '):18} {told(value)}" for name, value in report.items()]
+
+
+def told(value: Any) -> str:
+    """A figure, or several of one thing."""
+    if isinstance(value, dict):
+        return value.get("summary") or ", ".join(f"{told(figure)} {name}" for name, figure in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def answer_text(record: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def apply(
     fit = fitted(task, calibration, log) if calibration is not None else None
     heat = fit.temperature if fit else settings.confidence_temperature
     began = time.perf_counter()
-    answers = task.all_answers(records, (1.0, heat), log, "answers written")
+    answers = task.all_answers(records, list(dict.fromkeys((1.0, heat))), log, "answers written")
     seconds = time.perf_counter() - began
     found = [recorded(task, record, answer) for record, answer in zip(model.asked(records), answers)]
     report = told(task, records, answers, found, seconds) | ({"calibration": facts(fit)} if fit else {})
@@ -175,13 +175,12 @@ def facts(found: confidence.Calibration) -> dict[str, Any]:
 
 def recorded(task: Task, record: Record, answer: Answer) -> Record:
     """The record with its answer, which is empty where it is withheld."""
-    plain, heated = answer.nats.tolist()
-    sure = confidence.confidence(heated)
+    sure = confidence.confidence(float(answer.nats[-1]))
     withheld = sure < task.settings.abstain_below
     scores: dict[str, Any] = {
         "new_tokens": len(answer.tokens) - task.finished(answer),
         "finished": task.finished(answer),
-        "logprob": -plain,
+        "logprob": -float(answer.nats[0]),
         "confidence": sure,
         **({"withheld": True} if withheld else {}),
         **({"tokens": listed(task, answer)} if task.settings.logprobs else {}),
