@@ -48,7 +48,7 @@ RECORDS = LM.toy(24, 0)
 
 
 def made(design: str) -> Model:
-    words = vocabulary.of_bytes((record["text"] for record in LM.toy(50, 0)), 300, MOST)
+    words = vocabulary.learnt((record["text"] for record in LM.toy(50, 0)), vocabulary.WRITTEN, 300, MOST)
     torch.manual_seed(1)
     config = AutoConfig.for_model(design, **DESIGNS[design], vocab_size=len(words), eos_token_id=0, pad_token_id=1)
     net = AutoModelForCausalLM.from_config(config).eval()

@@ -132,7 +132,10 @@ class Writing:
     """Any of these ends an answer."""
 
     longest: int
-    """Tokens of a prompt and its answer together."""
+    """Places of what is written, and of a prompt before it where both stand in one row."""
+
+    room: Callable[[int], int]
+    """Tokens of an answer -> those that its prompt may have; less than 1 where there is no place for such an answer."""
 
     most: int
     """Tokens of an answer where nothing else is said."""

@@ -7,6 +7,7 @@ from typing import Any
 from . import ledger
 from .answers import jsonable, require_ending, write_records
 from .data import Data
+from .errors import BadInput
 from .evidence import described, key_of, model_folders
 from .files import STATE, appear, is_main_process, standing, write_text
 from .opening import opened
@@ -27,6 +28,10 @@ def look(
 
     if operation.gives == "records" and out is not None:
         require_ending(out)
+        if page_beside(out).exists():
+            raise BadInput(
+                f"{page_beside(out)} already exists; what is finished is never overwritten", hint="another --out"
+            )
     state = partial / STATE if partial else None
     unmoved = standing(model_folders(operation, inputs).values())
     found = opened(operation, settings, inputs, options)
@@ -37,6 +42,15 @@ def look(
     with Progress(operation.name, quiet, state, key_of(operation, asked, sources, options)) as log:
         if overlap:
             log.warn("all rows are scored: these data are not those of its training, but may hold rows of them")
+        for role, one in found.items():
+            if (
+                role not in ("data", "against")
+                and isinstance(one, Data)
+                and held_out(Path(inputs["model"]), one) == "test"
+            ):
+                log.warn(
+                    f"the model was trained with the data for {role}: what it knows by heart tells nothing of others"
+                )
         result = operation.apply(settings, log, **found)
     report = {
         "operation": operation.name,
@@ -60,10 +74,10 @@ def write(result: Result, report: dict[str, Any], partial: Path, out: Path) -> N
         write_text(partial / "result", text)
         return appear(partial / "result", out)
     write_records(result.records, partial / f"result{out.suffix}")
+    appear(partial / f"result{out.suffix}", out)
     if result.charts:
         write_text(partial / "page", report_page(report, result.charts))
         appear(partial / "page", page_beside(out))
-    appear(partial / f"result{out.suffix}", out)
 
 
 def page_beside(out: Path) -> Path:

@@ -37,7 +37,9 @@ def opened_models(
             found[role] = body(Path(inputs[role]), settings, data["data"])
         elif role in inputs and kind.startswith("model"):
             found[role] = open_model(inputs[role])
-    for model in found.values():
+    for number, model in enumerate(found.values()):
+        if number and operation.gives == "records":
+            break  # the others are asked for tokens, and see no record
         for role, one in data.items():
             asked = is_asked(operation.takes[role]) or (operation.gives == "records" and role == "data")
             model.check(one.records, judged=not asked)

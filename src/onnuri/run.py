@@ -85,9 +85,8 @@ def require_inputs(
         if not kind.endswith("?") and name not in inputs
     ]
     faults += [f"{operation.name} takes no {name}" for name in inputs if name not in operation.takes]
-    faults += [
-        f"'{name}' says how data are read and has no effect without --data" for name in options if "data" not in inputs
-    ]
+    given = any(operation.takes.get(role, "").startswith("data") for role in inputs)
+    faults += [f"'{name}' says how data are read and has no effect without --data" for name in options if not given]
     asked = operation.gives == "records" and "data" not in inputs  # one question: its answer may be shown
     if operation.gives != "report" and out is None and not asked:
         result = "file of its answers" if operation.gives == "records" else "folder of its result"

@@ -14,7 +14,10 @@ def result_text(result: dict[str, Any], out: str | None) -> str:
         lines = [*told_lines(result.get("report") or {}), f"{result['records']} answers written to {result['out']}"]
         return "\n".join([*lines, *([f"drawn in {result['page']}"] if "page" in result else [])])
     if "answers" in result:
-        return "\n\n".join(map(answer_text, result["answers"]))
+        found = told_lines(
+            {name: part for name, part in (result.get("report") or {}).items() if isinstance(part, dict)}
+        )
+        return "\n\n".join([*map(answer_text, result["answers"]), *found])
     if "promises" in result:
         lines = [*measurement_lines(result.get("after")), *pace_lines(result.get("pace"))]
         lines += [*found_lines(result["found"])] if result.get("found") else bar_lines(result.get("bars") or {})

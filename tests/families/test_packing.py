@@ -50,7 +50,7 @@ RECORDS = texts(1, 2, 3, 2, 4, 1, 60, 5)
 
 @cache
 def tokenizer():
-    return vocabulary.of_bytes((record["text"] for record in LM.toy(50, 0)), 300, MOST)
+    return vocabulary.learnt((record["text"] for record in LM.toy(50, 0)), vocabulary.WRITTEN, 300, MOST)
 
 
 @cache

@@ -201,6 +201,37 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
 def test_a_question_that_is_too_long_is_told():
     _, _, _, log = generate({}, asked(["a cat " * 60, "a"]))
     assert "1 questions are longer than the 40 tokens" in log.warnings[0]
+    with pytest.raises(BadSettings, match="100 new tokens leave no room for the question: this model reads 48"):
+        generate({"max_new_tokens": 100})
+
+
+def test_questions_must_stand_in_the_column_that_is_continued():
+    rows = records_of([{"query": "the cat"}], {"query": "text"}, None)
+    with pytest.raises(BadInput, match="the column 'prompt' that is answered is missing"):
+        generate({}, Data("asked", rows, {}, rows))
+
+
+def test_answers_that_are_numbers_are_compared_as_they_are_written():
+    rows = [{"prompt": f"{i}", "text": float(i)} for i in range(4)]
+    records = records_of(rows, {"prompt": "text", "text": "number"}, "text")
+    assert generate({}, Data("sums", records, {}, records))[2].report["share_right"] == 0
+
+
+def test_a_model_that_reads_one_text_and_writes_another():
+    """With a draft of its own kind, drawn and not; its question has places of its own."""
+    family = registry.family("seq2seq")
+    records = family.toy(64, 0)
+    net, assets = family.start(family.tiny(), records, generator(0))
+    whole, small = Model(family, net, assets), Model(family, *family.like(net, assets, 0.5, generator(1)))
+    rows = records_of([{"text": row["text"]} for row in records[:6]], {"text": "text"}, None)
+    data = Data("asked", rows, {}, rows)
+    for settings in ({}, DRAWN):
+        chosen = plan.settings_of(GENERATE, settings)
+        one, other = (
+            [r["target"] for r in GENERATE.apply(chosen, Quiet(), model=whole, data=data, **more).records]
+            for more in ({}, {"draft": small})
+        )
+        assert one == other
 
 
 # -------------------------------------------------------------------------------------------------------------- confidence
@@ -217,8 +248,8 @@ def test_a_temperature_is_found_again():
     assert found.temperature == pytest.approx(3, rel=0.1), "a step of the grid is 9 %"
     assert found.error["fitted"] < 0.02 < 0.1 < found.error["as it is"]
     assert "<svg" in confidence.picture(found)
-    with pytest.raises(BadInput, match="too few"):
-        confidence.fitted(nats[:10], right[:10])
+    with pytest.raises(BadInput, match="all of 10 answers are right"):
+        confidence.fitted(nats[:10], np.ones(10, bool))
 
 
 def test_the_calibration_error_is_the_distance_of_what_is_stated_from_what_is_true():

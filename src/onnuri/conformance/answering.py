@@ -173,9 +173,10 @@ def token_by_token(subject: Subject) -> str:
     writing = model.family.writing(model.net, model.assets)
     if writing is None:
         return "an answer comes at once"
-    prompts = [ids[: writing.longest // 2] for ids in writing.prompts(rows)]
+    prompts = [ids[: writing.room(4)] for ids in writing.prompts(rows)]
     require(all(prompts), "a prompt of no token: nothing says what is next")
-    require(writing.longest > writing.most > 0, "`longest` has no room for an answer")
+    require(0 < writing.most <= writing.longest and writing.room(writing.most) > 0, "there is no room for an answer")
+    require(writing.room(2 * writing.longest) < 1, "there is room for an answer of any length")
     first = Chooser([None] * len(rows), writing.stops)
     made = written(writing, prompts, 4, first)
     for row, ids in enumerate(made):

@@ -5,8 +5,8 @@ what a net says is next, of the rules that an answer keeps, and of noise that be
 same answer is written in a batch of any size, on any runtime, with a draft model or without.
 """
 
-from .batches import padded, placed
+from .batches import answer_of, padded, placed, shortened
 from .choosing import Chooser, Sampling
 from .loop import by_library, written
 
-__all__ = ["Chooser", "Sampling", "by_library", "padded", "placed", "written"]
+__all__ = ["Chooser", "Sampling", "answer_of", "by_library", "padded", "placed", "shortened", "written"]

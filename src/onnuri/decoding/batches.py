@@ -3,7 +3,7 @@
 Letters: B sequences, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -25,3 +25,14 @@ def placed(sequences: Sequence[Sequence[int]], pad: int, last: bool) -> Batch:
     there = batch["attention_mask"].bool()
     ends = batch["position_ids"] == there.sum(1, keepdim=True) - 1
     return batch | {"predicted": ends if last else there}
+
+
+def shortened(ids: list[int], room: int) -> list[int]:
+    """At most `room` tokens: the first, on which many models lean, and the latest."""
+    return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]]
+
+
+def answer_of(tokens: list[int], stops: Collection[int]) -> tuple[list[int], bool]:
+    """(the tokens written before the first that ends an answer, whether one came)."""
+    end = next((place for place, token in enumerate(tokens) if token in stops), None)
+    return tokens[:end], end is not None

@@ -6,6 +6,7 @@ token that will be drawn (Daliri et al., arXiv:2408.07978), and what is written 
 Letters: N answers, V tokens in the vocabulary, K temperatures.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -44,6 +45,11 @@ class Rule(Protocol):
 
     def take(self, token: int) -> None:
         """This token was written."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer could end here."""
         ...
 
 
@@ -121,11 +127,14 @@ class Chooser:
             logits = logits.masked_fill(~answer.rule.allowed(len(logits)), -torch.inf)
         found = self.disturbed(logits, answer, 0)
         if len(answer.nats):
-            token = found.argmax()
-            answer.nats -= (logits / self.temperatures[:, None]).log_softmax(-1)[:, token]
+            heated = logits / self.temperatures[:, None]
+            answer.nats += heated.logsumexp(-1) - heated[:, found.argmax()]
         if self.listed:
             best = logits.log_softmax(-1).topk(min(self.listed, len(logits)))
-            answer.likeliest.append(list(zip(best.indices.tolist(), best.values.tolist())))
+            pairs = zip(best.indices.tolist(), best.values.tolist())
+            answer.likeliest.append(
+                [pair for pair in pairs if pair[1] > -math.inf]
+            )  # what a rule forbids is not likely
         return found
 
     def disturbed(self, logits: Tensor, answer: Answer, ahead: int) -> Tensor:

@@ -97,8 +97,9 @@ def checked(large: Reader, chooser: Chooser, row: int, guesses: list[int]) -> in
     """Write the tokens that the large net chooses, as long as they are the guesses, and the one after; how many were."""
     tokens = chooser.answers[row].tokens
     scores = large.go_on([*tokens, *guesses])
-    for place, guess in enumerate([*guesses, None]):
+    for place, guess in enumerate(guesses):
         chooser(scores[place : place + 1], [row])
         if tokens[-1] != guess or chooser.ended(row):
             return place + (tokens[-1] == guess)
+    chooser(scores[len(guesses) :], [row])
     return len(guesses)

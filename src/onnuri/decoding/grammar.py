@@ -41,7 +41,6 @@ class Bound:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer could end here."""
         return self.matcher.is_accepting() or (self.matcher.is_stopped() and not self.matcher.is_error())
 
 
@@ -76,7 +75,13 @@ def bound(writing: Writing, form: str) -> Bound:
         raise Refusal("the tokenizer does not state what its tokens stand for", "a folder with a tokenizer.json")
     from llguidance.hf import from_tokenizer
 
-    matcher = lib.LLMatcher(from_tokenizer(writing.tokenizer, eos_token=list(writing.stops)), form)
+    try:
+        tokens = from_tokenizer(writing.tokenizer, eos_token=list(writing.stops))
+    except ValueError as error:
+        raise Refusal(
+            f"llguidance does not read this tokenizer: {first_line(error)}", "a model whose tokens are bytes or pieces"
+        ) from error
+    matcher = lib.LLMatcher(tokens, form)
     if matcher.is_error():
         raise BadSettings(f"the form cannot be met: {first_line(matcher.get_error())}")
     return Bound(matcher)

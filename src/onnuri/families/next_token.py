@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import Kind, Record
-from ..decoding import Chooser, by_library, padded, placed, written
+from ..decoding import Chooser, answer_of, by_library, padded, placed, shortened, written
 from ..decoding.loop import AT_ONCE
 from ..family import Batch, Choose, Decoder, Memory, Outputs, Session, Writing, on_any_runtime
 from .nats import IGNORE, Nats
@@ -106,11 +106,6 @@ def prompt_ids(record: Record, assets: Assets) -> list[int]:
     ids = assets.tokenizer(record.get(assets.prompt or PROMPT) or "").input_ids
     ids = ids[:-1] if len(ids) > 1 and ids[-1] == assets.end else ids
     return ids or [assets.end or 0]
-
-
-def shortened(ids: list[int], room: int) -> list[int]:
-    """At most `room` tokens: the first, on which many models lean, and the latest."""
-    return ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]]
 
 
 # --------------------------------------------------------------------------------------------- the next token
@@ -244,10 +239,9 @@ def continued(
     writes, most = writing(net, assets), min(assets.max_new_tokens, assets.max_length - 1)
     prompts = [shortened(ids, assets.max_length - most) for ids in writes.prompts(records)]
     made = written(writes, prompts, most, Chooser(drawn, writes.stops))
-    ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
     return [
-        (decoded(ids[:end], assets), {"new_tokens": len(ids[:end]), "finished": end is not None})
-        for ids, end in zip(made, ends)
+        (decoded(ids, assets), {"new_tokens": len(ids), "finished": finished})
+        for ids, finished in (answer_of(ids, assets.stops) for ids in made)
     ]
 
 
@@ -264,6 +258,7 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
         text=lambda ids: decoded(list(ids), assets),
         stops=assets.stops,
         longest=assets.max_length,
+        room=lambda count: assets.max_length - count,
         most=assets.max_new_tokens,
     )
 

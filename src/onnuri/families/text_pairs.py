@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Kind, Record
-from ..decoding import Chooser, padded, placed, written
+from ..decoding import Chooser, answer_of, padded, placed, written
 from ..family import Batch, Memory, Outputs, Writing
 from . import likeness
 from .nats import IGNORE, Nats
@@ -86,11 +86,11 @@ def pair_batch(questions: Sequence[list[int]], answers: Sequence[Sequence[int]],
     }
 
 
-def question_ids(records: Sequence[Record], assets: Assets) -> list[list[int]]:
-    """What the tokenizer makes of each question, cut at max_length: at least one token."""
+def question_ids(records: Sequence[Record], assets: Assets, cut: bool = True) -> list[list[int]]:
+    """What the tokenizer makes of each question, `cut` at max_length: at least one token."""
     texts = [record.get(assets.question) or "" for record in records]
     with settings_kept(assets.tokenizer):
-        found = assets.tokenizer(texts, truncation=True, max_length=assets.max_length).input_ids
+        found = assets.tokenizer(texts, truncation=cut, max_length=assets.max_length if cut else None).input_ids
     return [ids or [assets.pad] for ids in found]
 
 
@@ -162,31 +162,30 @@ def answered(net: nn.Module, assets: Assets, records: Sequence[Record]) -> list[
     if not records:
         return []
     writes = writing(net, assets)
-    made = written(writes, writes.prompts(records), writes.most, Chooser([None] * len(records), writes.stops))
-    ends = [next((n for n, token in enumerate(ids) if token in assets.stops), None) for ids in made]
+    questions = question_ids(records, assets)
+    made = written(writes, questions, writes.most, Chooser([None] * len(records), writes.stops))
     return [
-        (writes.text(ids[:end]), {"new_tokens": len(ids[:end]), "finished": end is not None})
-        for ids, end in zip(made, ends)
+        (writes.text(ids), {"new_tokens": len(ids), "finished": finished})
+        for ids, finished in (answer_of(ids, writes.stops) for ids in made)
     ]
 
 
 def writing(net: nn.Module, assets: Assets) -> Writing:
     """See Family.writing: the prompt is the question, which the encoder reads; the answer has places of its own."""
-    most = max(
-        1, min(assets.max_new_tokens, assets.max_answer + 1 - len(assets.begins))
-    )  # the last one is read no more
+    longest = max(1, assets.max_answer + 1 - len(assets.begins))  # the last one is read no more
     return Writing(
         tokenizer=assets.tokenizer,
         question=assets.question,
-        prompts=lambda records: question_ids(records, assets),
+        prompts=lambda records: question_ids(records, assets, cut=False),
         batch=lambda prompts, made: pair_batch(prompts, [[*assets.begins, *ids] for ids in made], assets, last=True),
         following=lambda tokens: pair_batch([[] for _ in tokens], tokens, assets, last=False),
         step=lambda batch, memory: stepped(net, assets, batch, memory),
         alone=None,
         text=lambda ids: decoded(assets.tokenizer, list(ids)),
         stops=assets.stops,
-        longest=assets.max_length + most,
-        most=most,
+        longest=longest,
+        room=lambda count: assets.max_length if count <= longest else 0,
+        most=min(assets.max_new_tokens, longest),
     )
 
 

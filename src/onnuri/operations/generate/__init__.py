@@ -1,19 +1,20 @@
 """Write answers token by token: batched, with a draft, bound to a form, with log-probabilities and a confidence that is true."""
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...data import Data, Record, Records
-from ...decoding import Chooser, Sampling, written
+from ...data import Data, Record, as_label
+from ...decoding import Chooser, Sampling, answer_of, shortened, written
 from ...decoding.choosing import Answer
 from ...decoding.drafting import Tally, drafted
 from ...decoding.grammar import Bound, bound, require_form
-from ...errors import BadInput, BadSettings, Refusal
+from ...errors import BadInput, BadSettings, Refusal, propose
 from ...family import Generators, Writing
 from ...model import Model
 from ...operation import Log, Operation, Result
@@ -39,14 +40,13 @@ class Task:
 
     @property
     def most(self) -> int:
-        return min(self.settings.max_new_tokens or self.writing.most, self.writing.longest - 1)
+        return self.settings.max_new_tokens or self.writing.most
 
     def prompts(self, records: Sequence[Record]) -> list[list[int]]:
         """The questions in tokens; of one that leaves no room for an answer the beginning and the end."""
-        room = self.writing.longest - self.most
-        whole = self.writing.prompts(records)
+        room, whole = self.writing.room(self.most), self.writing.prompts(records)
         self.cut += sum(len(ids) > room for ids in whole)
-        return [ids if len(ids) <= room else [*ids[:1], *ids[len(ids) - room + 1 :]] for ids in whole]
+        return [shortened(ids, room) for ids in whole]
 
     def answers(self, records: Sequence[Record], first: int, temperatures: Sequence[float]) -> list[Answer]:
         """`first`: the number of the first of these records among all."""
@@ -71,11 +71,8 @@ class Task:
             log.progress(len(found), len(records), doing)
         return found
 
-    def finished(self, answer: Answer) -> bool:
-        return bool(answer.tokens) and answer.tokens[-1] in self.writing.stops
-
     def text(self, answer: Answer) -> str:
-        return self.writing.text(answer.tokens[:-1] if self.finished(answer) else answer.tokens)
+        return self.writing.text(answer_of(answer.tokens, self.writing.stops)[0])
 
 
 def apply(
@@ -94,7 +91,7 @@ def apply(
         raise BadSettings(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
-    fit = fitted(task, calibration, log) if calibration is not None else None
+    fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
     heat = fit.temperature if fit else settings.confidence_temperature
     began = time.perf_counter()
     answers = task.all_answers(records, list(dict.fromkeys((1.0, heat))), log, "answers written")
@@ -108,10 +105,17 @@ def apply(
 def task_of(settings: Settings, model: Model, draft: Model | None) -> Task:
     """Refusal where an answer is not written token by token; BadInput where the draft speaks of other tokens."""
     writing = writing_of(model)
+    if writing.room(settings.max_new_tokens) < 1:
+        raise BadSettings(
+            f"{settings.max_new_tokens:,} new tokens leave no room for the question: this model reads {writing.longest:,}",
+            hint=f"--max-new-tokens {writing.longest // 2}",
+        )
     if draft is None:
         if settings.changed("ahead"):
             raise BadSettings("'ahead' has no effect without a draft model", hint="--draft FOLDER")
         return Task(model, writing, None, settings, form_of(settings, writing))
+    if settings.changed("batch_size"):
+        raise BadSettings("'batch_size' has no effect with a draft: texts are written one by one", hint="leave one out")
     if draft.family.axis(draft.assets) != model.family.axis(model.assets):
         raise BadInput(
             "the draft writes other tokens than the model", hint="a draft that was trained with the model's tokenizer"
@@ -119,7 +123,13 @@ def task_of(settings: Settings, model: Model, draft: Model | None) -> Task:
     small = writing_of(draft)
     if writing.alone is not None or small.alone is not None:
         raise Refusal(
-            "what writes by itself cannot check a draft's guesses", "the folder before its export, or --to onnx"
+            "a model that its runtime or its library lets write cannot check guesses, nor make them",
+            "models of torch or ONNX Runtime that keep what they have read",
+        )
+    if small.longest < writing.longest:
+        raise BadInput(
+            f"the draft reads {small.longest:,} tokens, the model {writing.longest:,}",
+            hint="a draft that reads as many",
         )
     return Task(model, writing, small, settings, form_of(settings, writing))
 
@@ -139,11 +149,17 @@ def questions(settings: Settings, task: Task, data: Data | None) -> list[Record]
     """The records to answer: those of the data, or the one prompt."""
     if data is not None and settings.prompt:
         raise BadSettings("'prompt' stands in place of data, and has no effect beside them", hint="leave one out")
+    column = task.writing.question
+    if data is not None and column not in data.records.fields:
+        raise BadInput(
+            f"the column '{column}' that is answered is missing; {propose(column, data.records.fields)}",
+            hint="rename the column of the questions",
+        )
     if data is not None:
         return data.records.list()
     if not settings.prompt:
         raise BadSettings("nothing is asked", hint="--prompt TEXT, or --data with a column of questions")
-    return [{task.writing.question: settings.prompt}]
+    return [{column: settings.prompt}]
 
 
 # ------------------------------------------------------------------------------------------------------------- confidence
@@ -151,10 +167,14 @@ def questions(settings: Settings, task: Task, data: Data | None) -> list[Record]
 
 def fitted(task: Task, calibration: Data, log: Log) -> confidence.Calibration:
     """The temperature at which the answers to questions whose answers are known are as sure as they are right."""
-    known: Records = calibration.records.some(CALIBRATED)
-    records = known.list()
-    answers = task.all_answers(records, confidence.GRID, log, "answers to calibrate by")
-    right = [confidence.same(task.text(one), record[task.model.answer] or "") for one, record in zip(answers, records)]
+    known = [(record, wanted) for record in calibration.records if (wanted := as_label(record[task.model.answer]))]
+    if len(known) < confidence.FEWEST:
+        raise BadInput(
+            f"{len(known)} answers are too few to fit a temperature", hint=f"{confidence.FEWEST} or more, better 1,000"
+        )
+    known = known[:: math.ceil(len(known) / CALIBRATED)]
+    answers = task.all_answers([record for record, _ in known], confidence.GRID, log, "answers to calibrate by")
+    right = [confidence.same(task.text(one), wanted) for one, (_, wanted) in zip(answers, known)]
     nats = np.stack([answer.nats.numpy() for answer in answers]).astype(np.float64)
     return confidence.fitted(nats, np.array(right))
 
@@ -177,9 +197,10 @@ def recorded(task: Task, record: Record, answer: Answer) -> Record:
     """The record with its answer, which is empty where it is withheld."""
     sure = confidence.confidence(float(answer.nats[-1]))
     withheld = sure < task.settings.abstain_below
+    written, finished = answer_of(answer.tokens, task.writing.stops)
     scores: dict[str, Any] = {
-        "new_tokens": len(answer.tokens) - task.finished(answer),
-        "finished": task.finished(answer),
+        "new_tokens": len(written),
+        "finished": finished,
         "logprob": -float(answer.nats[0]),
         "confidence": sure,
         **({"withheld": True} if withheld else {}),
@@ -191,7 +212,10 @@ def recorded(task: Task, record: Record, answer: Answer) -> Record:
 
 def listed(task: Task, answer: Answer) -> list[dict[str, Any]]:
     """What was written at each place, and the likeliest tokens there with their log-probabilities."""
-    named = task.writing.tokenizer.convert_ids_to_tokens
+
+    def named(token: int) -> str:
+        return task.writing.tokenizer.convert_ids_to_tokens(token) or f"<{token}>"
+
     return [
         {"token": named(token), "likeliest": {named(other): nats for other, nats in others}}
         for token, others in zip(answer.tokens, answer.likeliest)
@@ -204,9 +228,8 @@ def told(
     """What is known of all answers together; and of those that were given, how many say what the data say."""
     name = task.model.answer
     tokens = sum(len(answer.tokens) for answer in answers)
-    given = [
-        (one[name], record[name]) for one, record in zip(found, records) if one[name] is not None and record.get(name)
-    ]
+    pairs = [(one[name], as_label(record.get(name))) for one, record in zip(found, records)]
+    given = [(text, wanted) for text, wanted in pairs if text is not None and wanted]
     report: dict[str, Any] = {
         "answers": len(found),
         "finished": sum(one[f"{name}_scores"]["finished"] for one in found),
@@ -220,14 +243,14 @@ def told(
     if task.draft is not None:
         report["draft"] = {"guessed": task.tally.guessed, "kept": task.tally.kept}
     if task.form is not None:
-        report["complete"] = sum(bool(answer.rule and answer.rule.complete) for answer in answers)  # type: ignore[attr-defined]
+        report["complete"] = sum(bool(answer.rule and answer.rule.complete) for answer in answers)
     return report
 
 
 def warn(task: Task, report: dict[str, Any], log: Log) -> None:
     if task.cut:
         log.warn(
-            f"{task.cut} questions are longer than the {task.writing.longest - task.most} tokens that the model has room for: "
+            f"{task.cut} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
             "they were read without their middle"
         )
     if task.form is not None and report["complete"] < report["answers"]:

@@ -14,9 +14,12 @@ DRAWING = ("top_k", "top_p", "seed")
 
 
 def read(value: object) -> object:
-    """A text as it is; with @ before it the text of that file, so that the evidence holds what was asked, and not where it lay."""
+    """A text as it is; with @ before it the text of that file, so that the evidence holds what was asked, and not where it lay;
+    @@ is one @."""
     if not isinstance(value, str) or not value.startswith("@"):
         return value
+    if value.startswith("@@"):
+        return value[1:]
     try:
         return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -29,19 +32,19 @@ Text = Annotated[str, BeforeValidator(read)]
 class Settings(Base):
     prompt: Text = Field("", description="one question, in place of --data; a text or @FILE")
     max_new_tokens: int = Field(0, ge=0, description="tokens of an answer at most; 0: what the model states")
-    temperature: float = Field(0.0, ge=0, description="of what is drawn; 0: always the likeliest token")
+    temperature: float = Field(0.0, ge=0, le=100, description="of what is drawn; 0: always the likeliest token")
     top_k: int = Field(0, ge=0, description="draw from so many of the likeliest tokens; 0: from all")
     top_p: float = Field(
         1.0, gt=0, le=1, description="draw from the fewest tokens that hold this share of the probability"
     )
     json_schema: Text = Field("", description="answers are JSON of this JSON Schema; a text or @FILE")
     grammar: Text = Field("", description="answers keep to this grammar, in Lark or GBNF; a text or @FILE")
-    regex: Text = Field("", description="answers match this regular expression")
+    regex: str = Field("", description="answers match this regular expression")
     logprobs: int = Field(
         0, ge=0, description="of so many of the likeliest tokens at each place the log-probability is told"
     )
     confidence_temperature: float = Field(
-        1.0, gt=0, description="of the confidence that is stated; --calibration data fit it"
+        1.0, ge=0.01, le=100, description="of the confidence that is stated; --calibration data fit it"
     )
     abstain_below: float = Field(0.0, ge=0, le=1, description="answers given with less confidence are withheld")
     ahead: int = Field(4, ge=1, description="tokens that the draft model guesses before they are checked")
@@ -50,6 +53,8 @@ class Settings(Base):
 
     @model_validator(mode="after")
     def consistent(self) -> "Settings":
+        if 0 < self.temperature < 0.01:
+            raise ValueError("'temperature' is 0, or 0.01 and more")
         forms = [name for name in FORMS if getattr(self, name)]
         if len(forms) > 1:
             raise ValueError(f"an answer keeps to one form, found {' and '.join(forms)}")
