@@ -23,7 +23,11 @@ from onnuri.model import open_model
 QUICK = ("tabular", "sequence", "gan")
 """Families on which an operation takes a moment, unlike in what they ask, in their players and in their weights."""
 
-OTHERS = dict.fromkeys(("clean", "extend"), ("causal_lm", "text_classifier")) | {"generate": ("causal_lm", "tabular")}
+OTHERS = {
+    "clean": ("causal_lm", "text_classifier"),
+    "extend": ("causal_lm", "text_classifier", "embedder"),
+    "generate": ("causal_lm", "tabular"),
+}
 """Families for operations that QUICK ones refuse in every way."""
 
 

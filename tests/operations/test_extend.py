@@ -146,6 +146,22 @@ def test_training_new_rows_moves_no_other(name, tmp_path):
     assert all(value.requires_grad for value in result.model.net.parameters())
 
 
+def test_an_embedder_keeps_its_vectors_and_is_stored(tmp_path):
+    """Its body grows, and what stands around it stays."""
+    kind = family("embedder")
+    records = kind.toy(60, 0)
+    model = Model(kind, *kind.start(kind.tiny(), records, torch.Generator().manual_seed(0)))
+    how, known = kind.segmentation(model.assets), kind.vocabulary(model.net, model.assets)
+    words = Counter(tuple(word) for text in how.words(records.column("text")) for word in text)
+    first = len(known.rows)
+    net, assets = known.grown(pairs.learnt(words, how, first, 3, 2))
+    batch = model.collate(records.list(slice(4)))
+    assert torch.equal(kind.outputs(net, batch)[0], model.outputs(batch)[0])
+    write_model(Model(kind, net, assets), tmp_path / "out")
+    again = open_model(tmp_path / "out")
+    assert len(again.assets.tokenizer) == len(again.net.body.get_input_embeddings().weight) == first + 3
+
+
 def test_what_cannot_be_extended_is_refused(tmp_path):
     F.save("llama", tmp_path / "m")
     texts = texts_for("llama", tmp_path)

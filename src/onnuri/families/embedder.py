@@ -254,12 +254,14 @@ def vocabulary_of(net: Any, assets: Assets) -> Vocabulary | None:
     if found is None:
         return None
 
-    def kept(numbers: torch.Tensor) -> tuple[nn.Module, Assets]:
-        _, (body, tokenizer) = found.kept(numbers)
+    def whole(made: tuple[nn.Module, Any]) -> tuple[nn.Module, Assets]:
+        _, (body, tokenizer) = made
         digest = text_tokens.fitted(body, tokenizer)
         return around(net, body), replace(assets, tokenizer=tokenizer, vocabulary=digest)
 
-    return replace(found, kept=kept)
+    return replace(
+        found, kept=lambda numbers: whole(found.kept(numbers)), grown=lambda joins: whole(found.grown(joins))
+    )
 
 
 def blocks(net: Any) -> dict[str, tuple[nn.Module, int]]:
@@ -329,7 +331,7 @@ FAMILY = Family(
         "hidden_size": 32,
         "num_layers": 2,
         "max_length": 32,
-        "vocab_size": 300,
+        "vocab_size": 64,
         "dropout": 0.0,
         "dimensions": [8],
     },
