@@ -361,6 +361,8 @@ def test_recall_counts_who_comes_first_and_finds_nothing_where_all_are_one():
     assert scores["mrr"] == pytest.approx(np.mean([1 / (1 + place) for place in found]))
     same = torch.ones(12, 4)
     assert retrieval.found_scores(retrieval.ranks(same[:9], same, own, torch.arange(12)))["recall_at_1"] == 0
+    lost = torch.full((12, 4), math.nan)
+    assert retrieval.ranks(lost[:9], lost, own, torch.arange(12)).tolist() == [11] * 9
     assert retrieval.uniformity(same, torch.arange(12)) == 0 and retrieval.alignment(same, same) == 0
     spread = torch.eye(4)
     assert retrieval.uniformity(spread, torch.arange(4)) == pytest.approx(-4)

@@ -19,13 +19,13 @@ MOST = 2048
 
 def ranks(queries: Tensor, candidates: Tensor, own: Tensor, texts: Tensor) -> Tensor:
     """(Q,): how many other texts are as near as a query's own, from queries (Q, D), candidates (C, D), the place of each query's
-    own (Q,) and a number for the text of each candidate (C,)."""
+    own (Q,) and a number for the text of each candidate (C,). All others are, where a vector is no number."""
     queries, candidates = (F.normalize(each, dim=1) for each in (queries, candidates))
     found = [torch.zeros(0, dtype=torch.int64)]
     for asked, mine in zip(queries.split(CHUNK), own.split(CHUNK)):
         near = asked @ candidates.T
         other = texts[None, :] != texts[mine][:, None]
-        found.append(((near >= near.gather(1, mine[:, None])) & other).sum(1))
+        found.append((~(near < near.gather(1, mine[:, None])) & other).sum(1))
     return torch.cat(found)
 
 
