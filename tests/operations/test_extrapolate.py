@@ -13,6 +13,8 @@ from onnuri.model import Model
 from onnuri.operation import Quiet
 from onnuri.operations.extrapolate import OPERATION, Settings, runs
 from onnuri.operations.extrapolate.law import descended, fit_law, huber, left_out, predicted, slopes, starts
+from onnuri.operations.train import Settings as TrainSettings
+from onnuri.operations.train import objective_of, started
 from onnuri.registry import family
 from onnuri.sources import open_data
 
@@ -118,6 +120,20 @@ def test_a_killed_search_keeps_what_it_finished(monkeypatch):
     again = carried_out(log)
     assert len(done) == 6, "three before and three after"
     assert [run["loss"] for run in again["runs"]] == [run["loss"] for run in whole["runs"]]
+
+
+def test_long_texts_take_the_steps_of_their_pieces(tmp_path):
+    """As many as `train` takes for the same passes over the records."""
+    texts = [row["text"] for row in family("causal_lm").toy(40, 0).list()]
+    rows = [json.dumps({"text": " ".join(texts[i : i + 8] + texts[: max(0, i - 32)])}) for i in range(40)]
+    (tmp_path / "long.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    config = {"depth": 1, "vocab_size": 280, "max_length": 16}
+    chosen = {"family": "causal_lm", "config": config, "steps": 0, "batch_size": 8, "nets": 1, "amounts": 4}
+    found = carried_out(data=str(tmp_path / "long.jsonl"), **chosen)["predicted"]
+    train = open_data(str(tmp_path / "long.jsonl")).split("train")
+    model = started(TrainSettings(family="causal_lm", config=config), train)
+    pieces = len(objective_of(model).pieces(train))
+    assert pieces > 3 * len(train) and found["steps"] == round(pieces / 8)
 
 
 def test_tables_of_embeddings_are_not_counted():

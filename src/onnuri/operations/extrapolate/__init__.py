@@ -22,7 +22,7 @@ from ...fit.loop import FitSettings
 from ...model import Model
 from ...operation import Log, Operation, Result
 from ...weights.attach import plain_copy
-from ..train import started
+from ..train import objective_of, started
 from .law import Law, fit_law, left_out
 from .picture import drawn
 from .runs import Make, Net, Run, carried_out, net_at, outside_embeddings, seed_of
@@ -48,7 +48,8 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
     train, held = data.split("train"), data.split("validation")
     make = maker(settings, train, model, data)
     whole, nets = ladder(settings, make, train)
-    planned, target = plan(settings, whole, nets, len(train))
+    share = len(objective_of(make(1.0)).pieces(train)) / len(train)
+    planned, target = plan(settings, whole, nets, len(train), share)
     wanted = [*planned, target] if settings.check else planned
     cost = costs(wanted, [*nets, whole])
     log.warn(f"{len(wanted)} trainings, about {time_text(sum(cost))} on this machine at its pace of now")
@@ -98,12 +99,13 @@ def ladder(settings: Settings, make: Make, train: Records) -> tuple[Net, list[Ne
     return whole, nets
 
 
-def plan(settings: Settings, whole: Net, nets: list[Net], records: int) -> tuple[list[Run], Run]:
-    """(the small trainings, cheapest first; the one whose loss is predicted). BadSettings where they cannot tell a law."""
+def plan(settings: Settings, whole: Net, nets: list[Net], records: int, share: float = 1.0) -> tuple[list[Run], Run]:
+    """(the small trainings, cheapest first; the one whose loss is predicted). `share`: pieces that a record is learnt in.
+    BadSettings where they cannot tell a law."""
     smaller = int(settings.nets == 1)  # one net: the whole of the data is what is predicted
     amounts = [round(records / 2**power) for power in range(settings.amounts - 1 + smaller, smaller - 1, -1)]
     amounts = [amount for amount in dict.fromkeys(amounts) if amount]
-    planned = [run_of(net, amount, records, settings) for net in nets for amount in amounts]
+    planned = [run_of(net, amount, records, share, settings) for net in nets for amount in amounts]
     least = 1 + 2 * len(axes_of(planned))
     if settings.nets > 1 and len(nets) < 2:
         raise Refusal(
@@ -115,12 +117,12 @@ def plan(settings: Settings, whole: Net, nets: list[Net], records: int) -> tuple
             f"{len(nets)} sizes of nets on {len(amounts)} amounts of records are too few: the law has {least} numbers to find",
             hint="more --nets or --amounts, or a smaller --smallest: widths are whole numbers, and nets of one size count once",
         )
-    return planned, run_of(whole, records, records, settings)
+    return planned, run_of(whole, records, records, share, settings)
 
 
-def run_of(net: Net, amount: int, records: int, settings: Settings) -> Run:
-    """A training with its share of the steps."""
-    steps = settings.steps * amount / records or settings.epochs * amount / settings.batch_size
+def run_of(net: Net, amount: int, records: int, share: float, settings: Settings) -> Run:
+    """A training with its share of the steps; a record is learnt in `share` pieces."""
+    steps = settings.steps * amount / records or settings.epochs * amount * share / settings.batch_size
     return Run(net.scale, net.parameters, amount, max(1, round(steps)))
 
 
