@@ -159,6 +159,23 @@ def test_a_net_without_experts_has_nothing_to_balance():
     assert fit(objective_of(model), records, None, FitSettings(steps=2), Quiet(), True).bars == {}
 
 
+def test_a_net_that_is_asked_several_times_counts_all_its_tokens():
+    """As an embedder asks its body for each text of a record, of unlike lengths."""
+    model = made("mixtral")
+    batch = LM.collate(RECORDS.list(slice(0, 4)), model.assets, [])
+    again = LM.collate(RECORDS.list(slice(4, 11)), model.assets, [])
+
+    def loss(batch, player):
+        LM.loss(model.net, again, player)
+        return LM.loss(model.net, batch, player)
+
+    tokens = sum(each["input_ids"].numel() for each in (batch, again))
+    found = experts.loads(model.net, loss, batch, "net")
+    assert [int(load.sum()) for load in found.values()] == [2 * tokens] * 2, "two experts for each token"
+    with pytest.raises(BadSettings, match="asked several times for one record"):
+        experts.balanced(model.net, loss, 0.1)(batch, "net")
+
+
 def test_accumulation_keeps_the_balance():
     """The gradient of parts is that of the whole, the term included."""
     model = made("mixtral")

@@ -129,10 +129,18 @@ def balanced(net: nn.Module, loss: Callable, weight: float) -> Callable:
             total, count = loss(batch, player)
         if not seen.choices:
             raise BadSettings("'balance': it is not seen how this net chooses its experts", hint="leave it out")
+        if not once(seen):
+            raise BadSettings("'balance': this net is asked several times for one record", hint="leave it out")
         terms = [uneven(choice, seen, len(total)) for choice in seen.choices]
         return total + weight * torch.stack(terms).mean(0), count
 
     return run
+
+
+def once(seen: Routing) -> bool:
+    """Whether each mixture chose once, so that rows are those of the loss."""
+    names = [choice.name for choice in seen.choices]
+    return len(names) == len(set(names))
 
 
 def uneven(choice: Choice, seen: Routing, rows: int) -> Tensor:
@@ -160,15 +168,17 @@ def counted(chosen: Tensor, experts: int) -> Tensor:
 
 @torch.no_grad()
 def loads(net: nn.Module, loss: Callable, batch: Batch, player: str) -> Loads:
-    """How often each expert is chosen for the tokens of a batch; {} for a net without experts."""
+    """How often each expert is chosen for the tokens of a batch, padding included where the net is asked several times; {} for a net
+    without experts."""
     if not mixtures(net):
         return {}
     with routing(net) as seen:
         rows = len(loss(batch, player)[0])
     found: Loads = {}
     for choice in seen.choices:
-        _, real = seen.sequences(rows, len(choice.chosen) // rows)
-        asked = counted(choice.chosen, choice.scores.shape[1])[real.to(choice.chosen.device)]
+        asked = counted(choice.chosen, choice.scores.shape[1])
+        if once(seen):
+            asked = asked[seen.sequences(rows, len(choice.chosen) // rows)[1].to(asked.device)]
         found[choice.name] = found.get(choice.name, 0) + asked.sum(0).cpu()
     return found
 
