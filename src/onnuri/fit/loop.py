@@ -325,6 +325,7 @@ class Loop:
         objective = replace(self.objective, pieces=lambda records: records)  # they are pieces already
         other = Loop(objective, self.batches.records, None, settings, Quiet(), self.fresh)
         other.loss, other.bf16 = self.loss, self.bf16
+        other.meets, other.batches.parts = self.meets, self.batches.parts
         return other
 
     def look(self) -> None:
