@@ -7,6 +7,7 @@ import torch
 
 from onnuri import registry
 from onnuri.errors import BadSettings
+from onnuri.figures import number
 from onnuri.fit import rates
 from onnuri.fit.loop import FitSettings, Loop, fit
 from onnuri.model import Model, tensor_digest
@@ -35,6 +36,16 @@ def test_a_measured_rate_is_that_rate_given_by_hand(name):
     other, told = fitted(name, learning_rate=found.rate)
     assert tensor_digest(model.net) == tensor_digest(other.net)
     assert found.curves["loss"] == told.curves["loss"] and told.rate == 0.0
+
+
+def test_short_trainings_cut_a_step_as_the_training_does():
+    """Where records meet a step is whole, which is seen when the loss is first run."""
+    records = registry.family("embedder").toy(40, 0)
+    loop = Loop(objective_of(tiny("embedder", records)), records, None, FitSettings(batch_size=32), Quiet(), True)
+    loop.look()
+    loop.batches.parts = 4
+    other = loop.again(steps=3)
+    assert loop.meets is other.meets is True and other.batches.parts == 4
 
 
 def test_a_rate_at_which_nothing_is_learnt_is_left():
@@ -68,6 +79,12 @@ def test_a_killed_training_keeps_its_choice(monkeypatch):
     assert log.state and log.state[1]["step"] == 0 and log.state[1]["rate"] > 0
     model, _ = fitted("tabular", log, rate="measured")
     assert tensor_digest(model.net) == tensor_digest(whole.net)
+
+
+def test_a_rate_is_the_figure_that_is_shown():
+    for usual in (2e-3, 1e-4, 3.0, 1.2345e-3):
+        ladder = [rates.rate_at(usual, place) for place in range(-4, 5)]
+        assert [float(number(rate, 2)) for rate in ladder] == ladder == sorted(set(ladder))
 
 
 def test_rates_are_walked_downhill():

@@ -39,12 +39,12 @@ def measure(loop: "Loop") -> None:
     (steps, most), usual, began = afforded(loop.total), loop.rate, time.monotonic()
     tried: dict[int, float] = {}
     while len(tried) < most and (place := proposed(tried)) is not None:
-        rate = usual * RATIO**place
+        rate = rate_at(usual, place)
         loop.log.progress(0, loop.total, f"trying a learning rate of {number(rate, 2)}")
         with put_back(loop):
             tried[place] = loss_at(loop, rate, steps)
-    loop.progress.rate = usual * RATIO ** best_of(tried)
-    curve: list[Any] = [(usual * RATIO**place, finite(tried[place])) for place in sorted(tried)]
+    loop.progress.rate = rate_at(usual, best_of(tried))
+    curve: list[Any] = [(rate_at(usual, place), finite(tried[place])) for place in sorted(tried)]
     loop.progress.curves[f"loss by learning rate after {steps} steps"] = curve
     share = len(tried) * steps / loop.total
     found = ", ".join(f"{number(loss, 4)} at {number(rate, 2)}" for rate, loss in curve)
@@ -65,6 +65,11 @@ def afforded(total: int) -> tuple[int, int]:
             hint="--rate usual, more --epochs, or a smaller --batch-size",
         )
     return steps, min(MOST, spared // steps)
+
+
+def rate_at(usual: float, place: int) -> float:
+    """The rate at a place on the ladder, in the two digits that are shown: given by hand it is the same."""
+    return float(f"{usual * RATIO**place:.2g}")
 
 
 def proposed(tried: dict[int, float]) -> int | None:
