@@ -1,8 +1,10 @@
 """Texts that share a row, and texts in pieces: the loss and its gradient are those of each text alone, in every design."""
 
+import copy
 import math
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +223,22 @@ def test_a_packed_step_is_the_padded_step(monkeypatch):
     monkeypatch.setattr(packing, "keeps_apart", lambda net, assets: False)
     padded = trained(RECORDS * 3, steps=6)[1]
     assert [value for _, value in packed] == pytest.approx([value for _, value in padded], rel=1e-4)
+
+
+def test_a_net_that_heeds_the_first_row_alone_gets_a_text_in_each():
+    model = copy.deepcopy(made("llama"))
+    inner = model.net.forward
+
+    def forward(input_ids, position_ids=None, **others):
+        return inner(input_ids, position_ids=None if position_ids is None else position_ids[:1], **others)
+
+    assert packing.keeps_apart(model.net, model.assets)
+    model.net.forward = forward
+    assert not packing.keeps_apart(model.net, model.assets)
+
+
+def test_tokens_keep_numbers_beyond_their_count(monkeypatch):
+    """A tokenizer may leave numbers out."""
+    assets = replace(made("llama").assets, tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 5, "b": 70_000}))
+    monkeypatch.setattr(packing, "tokens_of", lambda records, assets: (([], [70_000, 5]) for _ in records))
+    assert [row["text"].tolist() for row in in_pieces(assets, texts(1, 1))] == [[70_000, 5]] * 2

@@ -43,7 +43,7 @@ def pieces(records: Records, assets: Assets) -> Records:
                 befores.append(len(before))
                 yield [*before, *ids]
 
-    flat, ends = stored(sequences(), len(assets.tokenizer))
+    flat, ends = stored(sequences(), max(assets.tokenizer.get_vocab().values()) + 1)
     begins, before = np.concatenate([[0], ends[:-1]]), np.asarray(befores)
     step, most = assets.max_length - 1, assets.max_length
     counts = np.array([count(length, most, 1) for length in (ends - begins).tolist()])
@@ -91,22 +91,34 @@ def in_rows(records: Sequence[Record], assets: Assets, generators: Sequence[torc
 
 
 def keeps_apart(net: Any, assets: Assets) -> bool:
-    """Whether the second of two texts in a row gives what it gives alone, whatever the first one is."""
+    """Whether the second of two texts in a row gives what it gives alone, whatever the first one is, in each of two rows that are
+    divided at unlike places."""
     half = assets.max_length // 2
     if half < 2:
         return False
-    draw = torch.Generator().manual_seed(0)
-    one, other, text = torch.randint(len(assets.tokenizer), (3, half), generator=draw).tolist()
-    restarting = torch.arange(half).repeat(2)[None]
-
-    def behind(first: list[int]) -> Tensor:
-        batch = {"input_ids": torch.tensor([[*first, *text]]), "position_ids": restarting}
-        return said(net, batch)[:, half:]
-
+    draw, sizes = torch.Generator().manual_seed(0), (half + 1, half - 1)
+    one, other = (
+        [torch.randint(len(assets.tokenizer), (size,), generator=draw).tolist() for size in sizes] for _ in range(2)
+    )
+    texts = one[::-1]
     try:
-        alone, together, again = said(net, padded([text], assets.pad)), behind(one), behind(other)
+        alone = [said(net, padded([text], assets.pad))[0] for text in texts]
+        together, again = (seconds(net, list(zip(firsts, texts))) for firsts in (one, other))
     except Exception:  # a net that asks for a mask stumbles in its own way
         return False
+    return all(map(is_same, alone, together, again))
+
+
+def seconds(net: Any, rows: list[tuple[list[int], list[int]]]) -> list[Tensor]:
+    """Logits of the second text of each row."""
+    ids = torch.tensor([[*first, *text] for first, text in rows])
+    places = torch.tensor([[*range(len(first)), *range(len(text))] for first, text in rows])
+    found = said(net, {"input_ids": ids, "position_ids": places})
+    return [each[len(first) :] for each, (first, _) in zip(found, rows)]
+
+
+def is_same(alone: Tensor, together: Tensor, again: Tensor) -> bool:
+    """Whether a text behind two others gives the same, and what it gives alone."""
     rounding, size = max(1e-5, 4 * torch.finfo(alone.dtype).eps), alone.abs().max()
     return bool((together - alone).abs().max() <= rounding * size and (together - again).abs().max() <= SAME * size)
 
