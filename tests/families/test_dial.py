@@ -61,6 +61,9 @@ def test_what_is_said_beside_the_dial_holds():
         ({"depth": True}, "found True"),
         ({"parameters": "many"}, "found 'many'"),
         ({"parameters": 300}, "the nearest design has"),
+        ({"parameters": "20e6", "num_layers": "two"}, "'num_layers' must be a whole number from 1 up, found 'two'"),
+        ({"parameters": "20e6", "vocab_size": -(10**7)}, "'vocab_size' must be a whole number from 258 up"),
+        ({"parameters": "20e6", "num_heads": 0}, "'num_heads' must be a whole number from 1 up"),
         ({"deph": 4}, "did you mean depth"),
     ],
 )

@@ -498,6 +498,8 @@ def test_a_decoder_may_be_claimed_by_its_modules_alone(tmp_path):
         ({"pooling": "median"}, "pooling must be one of"),
         ({"normalize": 3}, "normalize must be true or false"),
         ({"dimensions": "8|x"}, "dimensions must be whole numbers below 32"),
+        ({"dimensions": 0.5}, "dimensions must be whole numbers below 32, found \\[0.5\\]"),
+        ({"dimensions": None}, "dimensions must be whole numbers below 32"),
         ({"dimensions": [32]}, "dimensions must be whole numbers below 32"),
         ({"dimension": [8]}, "did you mean dimensions"),
     ],

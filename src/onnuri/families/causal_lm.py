@@ -119,7 +119,7 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     from transformers import AutoModelForCausalLM
 
-    settings = checked(merged(DEFAULTS | DIALS, dial.chosen(DEFAULTS, config)))
+    settings = checked(merged(DEFAULTS | DIALS, dialed(config)))
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
@@ -129,13 +129,24 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
 
 
-def checked(settings: dict) -> dict:
-    """The settings, or BadSettings with all that is out of range."""
-    faults = [
+def dialed(config: dict) -> dict:
+    """The config with what its dial sets. BadSettings where an entry beside it, which it counts with, is out of range."""
+    if DIALS.keys() & config.keys() and (faults := out_of_range(config)):
+        raise BadSettings(*faults)
+    return dial.chosen(DEFAULTS, config)
+
+
+def out_of_range(settings: dict) -> list[str]:
+    return [
         f"'{name}' must be a whole number from {low} up, found {settings[name]!r}"
         for name, low in LEAST.items()
-        if not isinstance(settings[name], int) or settings[name] < low
+        if name in settings and (not isinstance(settings[name], int) or settings[name] < low)
     ]
+
+
+def checked(settings: dict) -> dict:
+    """The settings, or BadSettings with all that is out of range."""
+    faults = out_of_range(settings)
     faults += [] if faults else vocabulary.faults_of(settings, vocabulary.WRITTEN)
     # rotary positions turn pairs; the grouped product of experts reads 16 bytes at a time
     step = 1 if faults else math.lcm(2 * settings["num_heads"], 8 if settings["experts"] else 1)

@@ -150,7 +150,7 @@ def listed(value: Any) -> list:
     """A list, or one number, or numbers with `|` between them, as a command gives them."""
     if isinstance(value, str):
         return [int(part) if part.isdigit() else part for part in value.split("|")]
-    return [value] if isinstance(value, int) else list(value)
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def columns_of(records: Records) -> dict:
