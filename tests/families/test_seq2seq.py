@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedToke
 from folders import bpe, save, write_texts
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
-from onnuri.families import likeness, text_pairs
+from onnuri.families import likeness, seq2seq, text_pairs
 from onnuri.families.question_memory import goes_on
 from onnuri.families.seq2seq import FAMILY
 from onnuri.family import Generators
@@ -294,6 +294,15 @@ def test_long_texts_are_cut_where_the_net_has_no_more_places(folders):
     assert batch["input_ids"].shape == (1, 48) and batch["input_ids"][0, -1] == 2
     assert batch["labels"].shape == (1, 32) and batch["labels"][0, -1] != 2
     assert math.isfinite(FAMILY.loss(net, batch, "net")[0].item())
+
+
+def test_long_answers_are_cut_where_the_net_states_no_places(started):
+    """By what the reader reads at once, or what is written at most."""
+    net, assets = started
+    assert assets.max_answer == assets.max_length == 48
+    assert batch_of([{"source": "x", "target": "y " * 500}], assets)["labels"].shape == (1, 48)
+    noted = {name: getattr(assets, name) for name in seq2seq.NOTES}
+    assert seq2seq.assets_of(net, assets.tokenizer, noted | {"max_new_tokens": 100}).max_answer == 100
 
 
 # ------------------------------------------------------------------------------------------------------ answers

@@ -92,7 +92,9 @@ def assets_of(net: Any, tokenizer: Any, noted: dict) -> Assets:
     before, forced = put_before(tokenizer), net.generation_config.forced_bos_token_id
     begins = (starts(net, tokenizer), *(before if forced is None else [forced]))
     question, answer = (places_of(net, part) for part in ("encoder", "decoder"))
-    limits = {"max_length": min(noted["max_length"], question, tokenizer.model_max_length), "max_answer": answer}
+    length = min(noted["max_length"], tokenizer.model_max_length)
+    answer = min(answer, max(length, noted["max_new_tokens"] + len(begins) - 1))  # a config may state no places
+    limits = {"max_length": min(length, question), "max_answer": answer}
     return Assets(tokenizer, digest, begins, len(before), tuple(sorted(stops)), **{**noted, **limits})
 
 
@@ -113,7 +115,7 @@ def put_before(tokenizer: Any) -> list[int]:
 
 
 def places_of(net: Any, part: str) -> int:
-    """How many tokens the net can take on one side, as its config says; NOTES where it says nothing."""
+    """How many tokens the net can take on one side, as its config says; any number where it says nothing."""
     names = (f"max_{part}_position_embeddings", "max_position_embeddings")
     stated = [getattr(config, name, None) for config in depth.parts_of(net.config) for name in names]
     return next((value for value in stated if isinstance(value, int) and value > 0), 2**31)
