@@ -11,7 +11,8 @@ from onnuri import plan, registry, run
 from onnuri.errors import BadSettings, Refusal
 from onnuri.families import more_tokens, segmentation
 from onnuri.model import Model, open_model, write_model
-from onnuri.operation import Quiet
+from onnuri.operation import Finding, Quiet
+from onnuri.operations import extend
 from onnuri.operations.extend import pairs, rows
 from onnuri.registry import family
 
@@ -132,6 +133,22 @@ def test_a_row_by_likelihood_says_what_its_parts_say():
     assert (read @ rows.direction(read)).mean() == pytest.approx(1, abs=0.05)
     found = list(rows.met([[1, 2, 3, 1, 2]], [[-0.1, -0.2, -0.3, -0.4]], [(1, 2), (1, 2, 3)]))
     assert [(number, pytest.approx(value)) for number, value in found] == [(0, -0.1), (1, -0.3), (0, -0.4)]
+
+
+def test_what_training_finds_is_handed_back(tmp_path, monkeypatch):
+    """Findings and bars as `train` has them."""
+    F.save("llama", tmp_path / "m")
+    fit = extend.fit
+
+    def found(*given):
+        progress = fit(*given)
+        progress.findings["slow"], progress.bars["load"] = ("seen", "cure"), {"0": 1.0}
+        return progress
+
+    monkeypatch.setattr(extend, "fit", found)
+    _, result = extended(tmp_path / "m", texts_for("llama", tmp_path), steps=2, batch_size=4)
+    assert Finding("slow", "seen", "cure") in result.findings and result.bars == {"load": {"0": 1.0}}
+    assert result.curves["loss"] and result.report["joined"]
 
 
 @pytest.mark.parametrize("name", ["llama", "llama_tied"])

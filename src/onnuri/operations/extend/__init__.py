@@ -24,7 +24,7 @@ from ...operation import Log, Operation, Promise, Result
 from ...tokens import texts_of
 from ...weights.attach import require_plain
 from ...weights.units import TOLERANCE, apart, changed_axes
-from ..train import objective_of, validation_of
+from ..train import objective_of, trained, validation_of
 from . import pairs, rows
 
 AT_ONCE = 1024  # records whose texts are cut
@@ -61,7 +61,8 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     known = model.family.vocabulary(model.net, model.assets) if how else None
     if how is None or known is None:
         raise Refusal(
-            "this model does not read texts as tokens that could be joined", "a language model, or text_classifier"
+            "this model does not read texts as tokens that could be joined",
+            "a model that reads texts as tokens, with a fast tokenizer",
         )
     train, first = data.split("train"), len(known.rows)
     joins = pairs.learnt(words_of(model, how, train), how, first, settings.tokens, settings.least)
@@ -78,9 +79,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
         "losses": losses,
         "joined": [more.joined([first + i]) for i in range(len(joins))],
     }
-    return Result(
-        model=bigger, report=report, **({"curves": progress.curves, "pace": progress.pace} if progress else {})
-    )
+    return replace(trained(bigger, progress) if progress else Result(model=bigger), report=report)
 
 
 def words_of(model: Model, how: Segmentation, records: Records) -> Counter[tuple[int, ...]]:
