@@ -345,6 +345,16 @@ def test_the_loss_of_a_step_is_the_same_however_it_is_cut():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_the_loss_of_held_out_records_is_the_same_however_they_are_cut():
+    records, losses = FAMILY.toy(20, 0), []
+    for micro in (0, 1, 3):
+        settings = FitSettings(batch_size=8, micro_batch=micro, steps=1)
+        loop = Loop(objective_of(started()), records, records, settings, Quiet(), True)
+        loop.look()
+        losses.append(loop.validate())
+    assert losses[0] > 0.1 and losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------- answers, scores
 
 

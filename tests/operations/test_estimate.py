@@ -73,6 +73,10 @@ def test_texts_that_share_rows_are_counted_as_they_are_trained():
     pieces = longest_first(model, objective.pieces(records), Settings(batch_size=12)).list()
     batch = objective.collate(pieces, Generators(0, range(12)))
     assert len(batch["input_ids"]) < 12
+    (step,) = [line for line in report["work"] if line["work"] == "training step"]
+    share = len(objective.pieces(records)) / 12
+    wanted = step["predicted_seconds"] * 1000 * share / step["records"]
+    assert share > 1 and report["train_predicted_seconds_per_1000_records"] == pytest.approx(wanted)
     with watched([*model.net.parameters()]) as watch:
         objective.loss(batch, "net")[0].sum().backward()
     assert report["step_flops"] == pytest.approx(watch.total_flops, rel=1e-6)

@@ -70,11 +70,14 @@ class Batches:
             batches.append(self.collate(list(records), Generators(seed, keys)))
         return batches
 
-    def of(self, records: Records) -> Iterator[Batch]:
-        """Other records, as they stand, in batches of the same size."""
-        size = self.micro or self.size
-        for start in range(0, len(records), size):
-            yield self.run(self.made_of, records, slice(start, start + size))
+    def of(self, records: Records) -> Iterator[list[Batch]]:
+        """Other records, as they stand, in steps of the same size, each in its parts."""
+        for start in range(0, len(records), self.size):
+            end, width = min(start + self.size, len(records)), self.micro or self.size
+            yield [
+                self.run(self.made_of, records, slice(place, min(place + width, end)))
+                for place in range(start, end, width)
+            ]
 
     def made_of(self, records: Records, part: slice) -> Batch:
         return self.collate(records.list(part), Generators(self.seed, range(*part.indices(len(records)))))

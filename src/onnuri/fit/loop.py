@@ -288,10 +288,9 @@ class Loop:
         self.objective.net.eval()
         self.seed(self.progress.step, 0, -1)
         with torch.no_grad(), self.autocast():
-            for batch in self.batches.of(self.validation):
-                with company.meeting():
-                    total, count = self.objective.loss(moved(batch, self.device), player)
-                sums += torch.stack([total.sum(), count.sum()]).double().cpu()
+            for batches in self.batches.of(self.validation):
+                for total, count in together.held_out(self, batches, player):
+                    sums += torch.stack([total.sum(), count.sum()]).double().cpu()
         return float(sums[0] / sums[1].clamp_min(1e-12))
 
     @contextmanager

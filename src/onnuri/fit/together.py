@@ -2,15 +2,17 @@
 apart, for which all of them are brought together as `company.py` says.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import company
 from ..company import Shown
 from ..family import Batch
 from . import speed
+from .batches import moved
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -32,6 +34,19 @@ def shown(loop: "Loop", batches: list[Batch], player: str, turn: int) -> tuple[l
             return [], 0
         parts += heard
     return gathered(loop, parts)
+
+
+@torch.no_grad()
+def held_out(loop: "Loop", batches: list[Batch], player: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """(total, count) of each part of a step that is only looked at, which all processes do whole: they meet as in training."""
+    parts = list[Shown]()
+    for batch in batches if loop.meets and len(batches) > 1 else ():
+        with company.meeting() as heard:
+            loop.objective.loss(moved(batch, loop.device), player)
+        parts += heard
+    for number, batch in enumerate(batches):
+        with company.meeting(parts, number):
+            yield loop.objective.loss(moved(batch, loop.device), player)
 
 
 def gathered(loop: "Loop", parts: list[Shown]) -> tuple[list[Shown], int]:

@@ -38,9 +38,9 @@ def trains(look: Look) -> None:
         found = {"work": "train", **parts, "predicted_bytes": need, "fits": need <= look.memory}
         return report["memory"].append(found)
     objective = objective_of(model)
-    look = look.learning(
-        objective.pieces(look.records), lambda records: objective.collate(records, Generators(0, range(len(records))))
-    )
+    pieces = objective.pieces(look.records)
+    share = len(pieces) / len(look.records)
+    look = look.learning(pieces, lambda records: objective.collate(records, Generators(0, range(len(records)))))
     speed.prepare()  # as training does
     before = peaks.resident_bytes()
     with torch.random.fork_rng():
@@ -50,14 +50,14 @@ def trains(look: Look) -> None:
     report["step_flops"] = sum(one.at(two, look.sizes, look.size).flops.values()) or None
     fixed = parts["weights_bytes"] + parts["moments_bytes"]
     if look.target:
-        return fleet(look, parts, Line.of(probes, look.sizes, fixed), one, two)
+        return fleet(look, parts, Line.of(probes, look.sizes, fixed), one, two, share)
     line = Line.of(probes, look.sizes, process + fixed, held)
     cost = one.at(two, look.sizes, look.size)
     predicted = look.time(cost, calls, True)
     measured, seconds = measured_steps(look, line, process)
     look.work("training step", look.size, cost, seconds, calls, True)
-    report["train_predicted_seconds_per_1000_records"] = predicted.seconds * 1000 / look.size
-    report["train_measured_seconds_per_1000_records"] = seconds and seconds * 1000 / look.size
+    report["train_predicted_seconds_per_1000_records"] = predicted.seconds * 1000 * share / look.size
+    report["train_measured_seconds_per_1000_records"] = seconds and seconds * 1000 * share / look.size
     own = {"process_bytes": process, **parts, "activations_bytes": kept(probes, look), "held_per_alive": held}
     look.fits("train", line, measured, **own)
 
@@ -67,9 +67,9 @@ def kept(probes: list[Watch], look: Look, records: int | None = None) -> float:
     return Line([[float(watch.peak_saved)] for watch in probes], look.sizes, 0).at(records or look.size)
 
 
-def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost) -> None:
+def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost, share: float) -> None:
     """A step on as many targets as are asked for, each with an even share of the records, and how many it takes where each
-    holds an even share of the states as well."""
+    holds an even share of the states as well. `share`: pieces that a record is learnt in."""
     target, devices, report = look.target, look.settings.devices, look.report
     assert target is not None
     records = ceil(look.size / devices)
@@ -83,7 +83,7 @@ def fleet(look: Look, parts: dict[str, float], line: Line, one: Cost, two: Cost)
     look.fits("train", line, None, records, **parts)
     if not report["memory"][-1]["fits"]:
         look.note(training_advice(look, states, needed))
-    report["train_predicted_seconds_per_1000_records"] = step * 1000 / look.size
+    report["train_predicted_seconds_per_1000_records"] = step * 1000 * share / look.size
     report["fleet"] = {
         "devices": devices,
         "records_per_device": records,
