@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from jinja2.sandbox import SecurityError
 
 from command import onnuri, refused
 from onnuri.data import records_of
@@ -13,7 +14,8 @@ from onnuri.errors import BadInput, Refusal
 from onnuri.model import Model, open_model, write_model
 from onnuri.operation import Quiet
 from onnuri.operations.evaluate import OPERATION, Settings
-from onnuri.operations.evaluate.tasks import chosen
+from onnuri.operations.evaluate.tasks import chosen, foreign
+from onnuri.operations.evaluate.templates import Sandbox
 from onnuri.registry import family
 
 WORDS = re.findall(
@@ -154,6 +156,7 @@ def test_names_limits_and_batches(place):
 
 HUB = "task: far\ndataset_path: openai/gsm8k\noutput_type: generate_until\n"
 CODE = "task: own\ndataset_path: json\ndataset_kwargs: {data_files: x.jsonl}\nprocess_docs: !function utils.process\n"
+OWN = "task: own\ndataset_path: json\ndataset_kwargs:\n  data_files: x.jsonl\n"
 GONE = "task: gone\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowhere.jsonl}}\n"
 
 
@@ -168,6 +171,8 @@ GONE = "task: gone\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowh
         ("task: [1\n", "cannot be read"),
         ("- 1\n", "is no task"),
         ("include: a.yaml\n", "includes itself"),
+        (f"{OWN}  data_dir: https://host/folder\n", "own: 'data_dir' in `dataset_kwargs` is not taken here"),
+        (f"{OWN}use_prompt: promptsource:all\n", "own: `use_prompt` takes templates from elsewhere"),
     ],
 )
 def test_what_cannot_be_run_is_told(text, said, tmp_path):
@@ -175,6 +180,76 @@ def test_what_cannot_be_run_is_told(text, said, tmp_path):
     with pytest.raises(BadInput, match=said[:4]) as error:
         chosen(str(tmp_path))
     assert said in str(error.value)
+
+
+ESCAPES = (
+    "{{ cycler.__init__.__globals__.os.popen('touch marker').read() }}",
+    "{{ (cycler|attr('__in' ~ 'it__')).x }}",
+    "{{ '{0.__class__}'.format(text) }}",
+    "{{ text.append('more') }}",
+    "{{ file.write_text('more') }}",
+)
+
+
+@pytest.mark.parametrize("template", ESCAPES)
+def test_a_template_reaches_nothing_but_the_data(template, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SecurityError):
+        Sandbox({}).from_string(template).render(text=["one"], file=tmp_path / "marker")
+    assert not (tmp_path / "marker").exists()
+    plain = "{% for word in text %}{{ loop.index }} {{ word.split(' ')[0] | upper }}{% endfor %}\n"
+    assert Sandbox({}).from_string(plain).render(text=["one two"]) == "1 ONE\n"
+
+
+def test_metrics_from_elsewhere_are_told():
+    listed = [{"metric": "acc"}, {"metric": "./own.py"}, {"metric": "acc", "hf_evaluate": True}, {}]
+    said = foreign({"task": "t", "metric_list": listed}, ["acc"])
+    assert [fault.split("'")[1] for fault in said] == ["./own.py", "acc", "None"]
+    assert not foreign({"task": "t"}, ["acc"]) and "must be a list" in foreign({"task": "t", "metric_list": "x"}, [])[0]
+
+
+EVIL = "import pathlib\npathlib.Path('marker').touch()\n"
+
+
+@pytest.mark.parametrize(
+    "was, now, said",
+    [
+        ('doc_to_text: "{{question}}"', f'doc_to_text: "{ESCAPES[0]}"', "evil.yaml: a template may only use the data"),
+        ("{metric: acc}", "{metric: ./marker.py}", "choice: the metric './marker.py' would be a program"),
+        ("{metric: acc}", "{metric: ./marker.py, hf_evaluate: true}", "choice: the metric './marker.py' would be"),
+    ],
+)
+def test_no_task_runs_a_program(was, now, said, place, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the extra harness is not installed")
+    monkeypatch.chdir(place)
+    task = (place / "choice.yaml").read_text(encoding="utf-8")
+    assert was in task
+    (place / "evil").mkdir(exist_ok=True)
+    (place / "evil" / "evil.yaml").write_text(task.replace(was, now).replace("choice.jsonl", "../choice.jsonl"))
+    (place / "marker.py").write_text(EVIL)
+    with pytest.raises(BadInput, match=said):
+        measured(place, tasks=f"{place}/evil/evil.yaml")
+    assert not (place / "marker").exists()
+
+
+def test_an_empty_text_ends_nothing(place):
+    """`until: [""]` is in every text."""
+    pytest.importorskip("lm_eval", reason="the extra harness is not installed")
+    from onnuri.decoding import written
+    from onnuri.operations.evaluate.tokens import Until
+
+    model = open_model(place / "model")
+    writing = model.family.writing(model.net, model.assets)
+    assert writing
+    one, none = (written(writing, [[5, 6]], 8, Until(writing, 1, until)) for until in ([""], []))
+    assert one == none and len(one[0]) > 1
+
+
+def test_a_model_that_reads_question_and_answer_apart_refuses(tmp_path):
+    kind = family("seq2seq")
+    model = Model(kind, *kind.start(kind.tiny(), kind.toy(32, 0), torch.Generator().manual_seed(0)))
+    with pytest.raises(Refusal, match="reads the two apart"):
+        OPERATION.apply(Settings(tasks=str(tmp_path)), Quiet(), model)
 
 
 def test_all_faults_of_all_tasks_at_once_and_names_are_proposed(tmp_path):
@@ -213,3 +288,7 @@ def test_settings_that_say_nothing_or_too_much_are_told(place):
     refused(onnuri("evaluate", model), "nothing to measure on")
     refused(onnuri("evaluate", model, "--data", "toy:causal_lm", "--limit", 2), "'limit' has no effect without 'tasks'")
     refused(onnuri("evaluate", model, "--data", "toy:causal_lm", "--tasks", place), "'tasks' bring their own data")
+    idle = refused(
+        onnuri("evaluate", model, "--tasks", place, "--split", "all", "--seed", 1), "'split' has no effect with"
+    )
+    assert "'seed' has no effect with 'tasks'" in idle

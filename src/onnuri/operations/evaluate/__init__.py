@@ -6,11 +6,13 @@ filters and scores, and `tokens.py` answers from what a family says of writing t
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 
 from ... import measure
 from ...data import Data
 from ...errors import BadSettings, Refusal
+from ...family import Writing
 from ...model import Model
 from ...operation import Log, Operation, Result
 from ...operation import Settings as Base
@@ -34,6 +36,9 @@ def apply(settings: Settings, log: Log, model: Model, data: Data | None = None) 
     if settings.tasks:
         if data is not None:
             raise BadSettings("'tasks' bring their own data", hint="leave --data out")
+        idle = [name for name in ("split", "seed") if getattr(settings, name) != Settings.model_fields[name].default]
+        if idle:
+            raise BadSettings(*(f"'{name}' has no effect with 'tasks'" for name in idle))
         return Result(report=asked(settings, log, model))
     if settings.limit:
         raise BadSettings("'limit' has no effect without 'tasks'")
@@ -51,8 +56,19 @@ def asked(settings: Settings, log: Log, model: Model) -> dict[str, Any]:
         raise Refusal(
             "tasks ask for texts token by token, and this model's answers come at once", "its own metrics: --data"
         )
+    if not one_text(writing):
+        raise Refusal(
+            "tasks judge answers as the text that goes on from the question, and this model reads the two apart",
+            "its own metrics: --data",
+        )
     found = tasks.chosen(settings.tasks)
     return harness.scored(writing, found, settings.batch_size, settings.limit, log)
+
+
+def one_text(writing: Writing) -> bool:
+    """Is a question with its answer one row of tokens, so that nothing hangs on where the one ends and the other begins?"""
+    early, late = (writing.batch([[0] * n], [[0] * (3 - n)]) for n in (1, 2))
+    return all(torch.equal(early[name], late[name]) for name in early)
 
 
 OPERATION = Operation("evaluate", Settings, {"model": "model", "data": "data?"}, "report", apply)

@@ -9,10 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
+from jinja2.sandbox import SecurityError
+
 from ...errors import BadInput, OnnuriError, needs_extra
 from ...family import Writing
 from ...operation import Log
-from .tasks import Task
+from .tasks import Task, foreign
+from .templates import Sandbox, escaped
 
 SAMPLES = 1000  # of the bootstrap, by which it finds the error of what is no mean
 AWAY = (
@@ -41,22 +44,35 @@ def carried_out(
     try:
         from importlib.metadata import version
 
-        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+        from lm_eval import simple_evaluate, utils  # pyright: ignore[reportMissingImports]
         from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise needs_extra("harness", "lm_eval") from None
     from .tokens import Tokens
 
+    no_foreign_metric(tasks)
     options = {"limit": limit or None, "log_samples": False, "bootstrap_iters": SAMPLES}
     model, manager = Tokens(writing, batch_size, log), TaskManager(include_defaults=False)
+    sandbox = Sandbox(utils.env.filters)
     try:
-        return simple_evaluate(model, tasks=tasks, task_manager=manager, **options), f"lm_eval {version('lm_eval')}"
+        with patch.object(utils, "env", sandbox):
+            return simple_evaluate(model, tasks=tasks, task_manager=manager, **options), f"lm_eval {version('lm_eval')}"
     except OnnuriError:
         raise
+    except SecurityError as error:
+        raise escaped(error, sandbox.last, tasks) from error
     except Exception as error:  # each fault of a task fails in its own way
         names = ", ".join(str(task["task"]) for task in tasks)
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise BadInput(f"{names}: lm-evaluation-harness could not run it: {type(error).__name__}: {why}") from error
+
+
+def no_foreign_metric(tasks: list[Task]) -> None:
+    """BadInput for every metric that the harness does not bring."""
+    from lm_eval.api import metrics, registry  # pyright: ignore[reportMissingImports]  # noqa: F401  metrics fills it
+
+    if faults := [fault for task in tasks for fault in foreign(task, registry.metric_registry.keys())]:
+        raise BadInput(*faults)
 
 
 def figures(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:

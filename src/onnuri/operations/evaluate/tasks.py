@@ -1,6 +1,7 @@
 """Tasks of lm-evaluation-harness as their YAML files state them, checked before anything is computed: their data lie here, and no
 program comes with them."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from ...errors import BadInput, propose
 Task = dict[str, Any]
 READERS = ("json", "csv", "parquet", "text")
 """What a `dataset_path` may be: how the files in `data_files` are read."""
+OPTIONS = (
+    "column_names", "columns", "data_files", "decimal", "delimiter", "encoding", "encoding_errors", "field", "header",
+    "keep_linebreaks", "names", "na_values", "quotechar", "quoting", "sample_by", "sep", "skiprows", "thousands", "usecols",
+)  # fmt: skip
+"""What may stand in `dataset_kwargs`: how files are read, never where else to look or to write."""
 
 
 class Tags(yaml.SafeLoader):
@@ -78,11 +84,41 @@ def faults_of(task: Task, path: Path) -> list[str]:
             f"{name}: its data '{source}' are on the Hub, and nothing is fetched; save them to a file and say in a copy of "
             f"{path.name}: dataset_path: json, dataset_kwargs: {{data_files: {{test: FILE.jsonl}}}}"
         ]
+    if faults := beyond(task):
+        return faults
     files = files_of(task)
     if not files:
         return [f"{name}: `dataset_kwargs: {{data_files: ...}}` names no file to read"]
     return [
         f"{name}: there is no data file {path.parent / file}" for file in files if not (path.parent / file).is_file()
+    ]
+
+
+def beyond(task: Task) -> list[str]:
+    """What in a task, of plain texts as it is, would still have other files read as programs, or look elsewhere for data."""
+    name, kwargs = task["task"], task.get("dataset_kwargs") or {}
+    if not isinstance(kwargs, dict):
+        return [f"{name}: `dataset_kwargs` must be entries, as {{data_files: {{test: FILE.jsonl}}}}"]
+    strange = [key for key in kwargs if key not in OPTIONS]
+    faults = [f"{name}: '{key}' in `dataset_kwargs` is not taken here; known: {', '.join(OPTIONS)}" for key in strange]
+    if task.get("use_prompt"):
+        faults.append(
+            f"{name}: `use_prompt` takes templates from elsewhere; write them in doc_to_text and doc_to_target"
+        )
+    return faults
+
+
+def foreign(task: Task, known: Collection[str]) -> list[str]:
+    """Every metric that is none of those `known`: the harness would look for a program of that name and run it."""
+    listed = task.get("metric_list") or []
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        return [f"{task['task']}: `metric_list` must be a list of entries, as [{{metric: acc}}]"]
+    strange = [
+        str(one.get("metric")) for one in listed if one.get("hf_evaluate") or str(one.get("metric")) not in known
+    ]
+    return [
+        f"{task['task']}: the metric '{name}' would be a program from elsewhere, which is not run; {propose(name, known)}"
+        for name in strange
     ]
 
 
@@ -102,12 +138,13 @@ def files_of(task: Task) -> list[str]:
 
 
 def resolved(task: Task, path: Path) -> Task:
-    """The task with its files found from its own folder, wherever the command is given."""
+    """The task with its files found from its own folder, wherever the command is given, and its own file in `metadata`."""
 
     def whole(part: Any) -> Any:
         if isinstance(part, dict):
             return {name: whole(one) for name, one in part.items()}
         return [whole(one) for one in part] if isinstance(part, list) else str((path.parent / str(part)).resolve())
 
-    kwargs = task["dataset_kwargs"]
-    return {**task, "dataset_kwargs": {**kwargs, "data_files": whole(kwargs["data_files"])}}
+    kwargs, about = task["dataset_kwargs"], task.get("metadata")
+    metadata = {**(about if isinstance(about, dict) else {}), "file": str(path)}
+    return {**task, "metadata": metadata, "dataset_kwargs": {**kwargs, "data_files": whole(kwargs["data_files"])}}

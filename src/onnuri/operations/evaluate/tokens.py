@@ -25,7 +25,7 @@ class Until(Chooser):
 
     def __init__(self, writing: Writing, count: int, until: Sequence[str]):
         super().__init__([None] * count, writing.stops)
-        self.text, self.until = writing.text, until
+        self.text, self.until = writing.text, list(filter(None, until))
         self.known: dict[int, tuple[int, bool]] = {}
 
     def ended(self, row: int) -> bool:
