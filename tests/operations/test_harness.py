@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from jinja2.sandbox import SecurityError
+from jinja2.exceptions import SecurityError
 
 from command import onnuri, refused
 from onnuri.data import records_of
@@ -219,17 +219,17 @@ EVIL = "import pathlib\npathlib.Path('marker').touch()\n"
         ("{metric: acc}", "{metric: ./marker.py, hf_evaluate: true}", "choice: the metric './marker.py' would be"),
     ],
 )
-def test_no_task_runs_a_program(was, now, said, place, monkeypatch):
+def test_no_task_runs_a_program(was, now, said, place, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval", reason="the extra harness is not installed")
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(tmp_path)
     task = (place / "choice.yaml").read_text(encoding="utf-8")
     assert was in task
-    (place / "evil").mkdir(exist_ok=True)
-    (place / "evil" / "evil.yaml").write_text(task.replace(was, now).replace("choice.jsonl", "../choice.jsonl"))
-    (place / "marker.py").write_text(EVIL)
+    (tmp_path / "choice.jsonl").write_bytes((place / "choice.jsonl").read_bytes())
+    (tmp_path / "evil.yaml").write_text(task.replace(was, now), encoding="utf-8")
+    (tmp_path / "marker.py").write_text(EVIL, encoding="utf-8")
     with pytest.raises(BadInput, match=said):
-        measured(place, tasks=f"{place}/evil/evil.yaml")
-    assert not (place / "marker").exists()
+        measured(place, tasks=f"{tmp_path}/evil.yaml")
+    assert not (tmp_path / "marker").exists()
 
 
 def test_an_empty_text_ends_nothing(place):

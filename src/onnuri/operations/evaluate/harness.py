@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from jinja2.sandbox import SecurityError
+from jinja2.exceptions import SecurityError
 
 from ...errors import BadInput, OnnuriError, needs_extra
 from ...family import Writing
