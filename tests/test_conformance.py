@@ -203,7 +203,7 @@ WRONG = """
                 "strange-one",
                 "incomplete record",
                 "claims, read, write, start, adopt",
-                "keep, sizes, vocabulary, tiny, toy",
+                "keep, sizes, vocabulary, segmentation, tiny, toy",
             ],
         ),
         (WRONG, ["'tag' must be text", "'like' must be a function, found None", "'toy' must be a function, found []"]),

@@ -430,7 +430,7 @@ def test_a_toy_is_learnt_until_most_answers_are_right():
     data, held = FAMILY.toy(512, 0).list(), FAMILY.toy(48, 1).list()
     net, assets = FAMILY.start(FAMILY.tiny(), FAMILY.toy(512, 0), generator())
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    for step in range(160):
+    for step in range(100):
         total, count = FAMILY.loss(net, batch_of(data[step % 16 * 32 :][:32], assets), "net")
         (total.sum() / count.sum()).backward()
         optimizer.step()

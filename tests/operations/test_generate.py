@@ -245,11 +245,11 @@ def test_a_temperature_is_found_again():
     right = draw.random(20_000) < first
     nats = np.stack([np.log1p(np.exp(-3 * np.abs(margin) / heat)) for heat in confidence.GRID], 1)
     found = confidence.fitted(nats, right)
-    assert found.temperature == pytest.approx(3, rel=0.1), "a step of the grid is 9 %"
+    assert found.temperature == pytest.approx(3, rel=0.1), "a step of the grid is 19 %"
     assert found.error["fitted"] < 0.02 < 0.1 < found.error["as it is"]
     assert "<svg" in confidence.picture(found)
-    with pytest.raises(BadInput, match="all of 10 answers are right"):
-        confidence.fitted(nats[:10], np.ones(10, bool))
+    sure, unsure = (confidence.fitted(nats[:10], np.full(10, right)).temperature for right in (True, False))
+    assert (sure, unsure) == (confidence.GRID[0], confidence.GRID[-1]), "of all alike only that can be said"
 
 
 def test_the_calibration_error_is_the_distance_of_what_is_stated_from_what_is_true():

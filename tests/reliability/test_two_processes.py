@@ -11,7 +11,7 @@ import yaml
 from children import LIFE, START, spelled, started, told
 
 from command import SMALL, Done, leftovers, onnuri, refused
-from onnuri import ledger, run
+from onnuri import ledger, look, run
 from onnuri.errors import BadInput
 from onnuri.files import locked, staging, write_text
 
@@ -114,7 +114,8 @@ def test_a_model_is_replaced_while_it_is_read(tmp_path, monkeypatch, words):
     """What was opened and what the ledger says would be of two models: the one as it was, and one that took its place."""
     assert onnuri(*NEW, *IRIS, tmp_path / "m").code == 0
     shutil.copytree(tmp_path / "m", tmp_path / "other")
-    opened = run.opened
+    home = run if words == ("prune",) else look
+    opened = home.opened
 
     def replaced(*inputs):
         found = opened(*inputs)
@@ -122,7 +123,7 @@ def test_a_model_is_replaced_while_it_is_read(tmp_path, monkeypatch, words):
         (tmp_path / "other").rename(tmp_path / "m")
         return found
 
-    monkeypatch.setattr(run, "opened", replaced)
+    monkeypatch.setattr(home, "opened", replaced)
     out = () if words == ("evaluate",) else ("--out", tmp_path / "out.jsonl")
     refused(onnuri(*words, tmp_path / "m", "--data", "builtin:iris", *out), "was replaced while it was read")
     assert not (tmp_path / "out.jsonl").exists() and not leftovers(tmp_path)

@@ -282,7 +282,7 @@ FAMILY = Family(
         "num_heads": 2,
         "vocab_size": 320,
         "max_length": 48,
-        "max_new_tokens": 16,
+        "max_new_tokens": 32,
         "dropout": 0.0,
     },
     toy=texts.toy_translations,

@@ -168,8 +168,8 @@ def counted(chosen: Tensor, experts: int) -> Tensor:
 
 @torch.no_grad()
 def loads(net: nn.Module, loss: Callable, batch: Batch, player: str) -> Loads:
-    """How often each expert is chosen for the tokens of a batch, padding included where the net is asked several times; {} for a net
-    without experts."""
+    """How often each expert is chosen for the tokens of a batch, padding included where the net is asked several times; {} for a
+    net without experts."""
     if not mixtures(net):
         return {}
     with routing(net) as seen:

@@ -86,7 +86,7 @@ def apply(
     """Each record with its answer and, under ANSWER_scores, what is known of it: tokens, whether it came to an end, the
     log-probability of all of it and the confidence."""
     task = task_of(settings, model, draft)
-    records = questions(settings, task, data)
+    records = questions(settings, task, data, log)
     if calibration is not None and settings.changed("confidence_temperature"):
         raise BadSettings(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
@@ -145,16 +145,18 @@ def form_of(settings: Settings, writing: Writing) -> Bound | None:
     return bound(writing, require_form(*settings.form)) if settings.form else None
 
 
-def questions(settings: Settings, task: Task, data: Data | None) -> list[Record]:
+def questions(settings: Settings, task: Task, data: Data | None, log: Log) -> list[Record]:
     """The records to answer: those of the data, or the one prompt."""
     if data is not None and settings.prompt:
         raise BadSettings("'prompt' stands in place of data, and has no effect beside them", hint="leave one out")
     column = task.writing.question
     if data is not None and column not in data.records.fields:
-        raise BadInput(
-            f"the column '{column}' that is answered is missing; {propose(column, data.records.fields)}",
-            hint="rename the column of the questions",
-        )
+        if task.model.answer not in data.records.fields:
+            raise BadInput(
+                f"the column '{column}' that is answered is missing; {propose(column, data.records.fields)}",
+                hint="rename the column of the questions",
+            )
+        log.warn(f"no column '{column}' that could be continued: every text is written from nothing")
     if data is not None:
         return data.records.list()
     if not settings.prompt:
@@ -252,6 +254,12 @@ def warn(task: Task, report: dict[str, Any], log: Log) -> None:
         log.warn(
             f"{task.cut} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
             "they were read without their middle"
+        )
+    right = report.get("calibration", {}).get("share_right")
+    if right in (0, 1):
+        log.warn(
+            f"all answers to calibrate by are {'right' if right else 'wrong'}: confidence only says the same of the others; "
+            "questions of which some are answered rightly tell them apart"
         )
     if task.form is not None and report["complete"] < report["answers"]:
         log.warn(

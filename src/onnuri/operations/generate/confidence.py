@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import draw
-from ...errors import BadInput
 
 GRID = tuple(float(2.0**power) for power in np.linspace(-3, 5, 33))
 """1/8 to 32 in steps of 19 %: finer ones move a probability by less than the error of a hundred answers."""
@@ -37,11 +36,6 @@ class Calibration:
 
 def fitted(nats: np.ndarray, right: np.ndarray) -> Calibration:
     """`nats`: (N, K) of each answer at each temperature of GRID; `right`: (N,) bool."""
-    if right.all() or not right.any():
-        raise BadInput(
-            f"all of {len(right)} answers are {'right' if right.all() else 'wrong'}: no temperature can be told from them",
-            hint="questions of which some are answered rightly",
-        )
     stated = np.exp(-nats)
     found = int(np.argmin([surprise(column, right) for column in stated.T]))
     plain = GRID.index(1.0)
