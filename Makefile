@@ -17,12 +17,14 @@ test: .venv/installed-dev  ## lint, types, import order, architecture, matrix, u
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python tests/offline.py --if-possible $(BIN)/python -m pytest -n 2 --dist loadgroup
 
+WIDE := $(shell grep --files-with-matches --recursive --include='test_*.py' 'import.*\bsome\b' tests)
+
 kills: .venv/installed-dev  ## kill -9 at 200 random moments of a model's life; how many fell into which step
 	ONNURI_KILLS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability/test_kills.py
 
 reliability: kills  ## the kills; 40 sizes of a disk that is full, 1,000 changed bytes, 10 processes of one seed, and the rest
-	ONNURI_DISKS=40 ONNURI_CHANGES=1000 ONNURI_REPEATS=10 ONNURI_ALL_FOLDERS=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest tests/reliability tests/test_any_folder.py --ignore tests/reliability/test_kills.py
+	ONNURI_DISKS=40 ONNURI_CHANGES=1000 ONNURI_REPEATS=10 ONNURI_ALL=1 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest tests/reliability $(WIDE) --ignore tests/reliability/test_kills.py
 
 fuzz: .venv/installed-dev  ## INPUTS=100000 changed inputs for every reader, guided by coverage where atheris can be had
 	-$(INSTALL) --editable '.[fuzz]'

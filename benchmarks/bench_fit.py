@@ -9,6 +9,7 @@ from dataclasses import replace
 from .harness import ALLOCATOR, Found, Race, Row, Side, train
 
 SPEED = "tokens/s"
+VENVS = {"language_trl": "trl", "language_litgpt": "litgpt"}
 SHAKESPEARE = ("--steps", "1000", "--batch-size", "12", "--config", "hidden_size=128,vocab_size=258,max_length=65")
 """As many layers, widths and characters a step as in nanoGPT's recipe, and half the steps."""
 
@@ -25,7 +26,7 @@ def side(name: str, script: str, size: str, batch: int, environment: dict[str, s
         str(batch),
         *more,
     )
-    return Side(name, (command,), environment=environment or {}, venv="trl" if script.endswith("trl") else "")
+    return Side(name, (command,), environment=environment or {}, venv=VENVS.get(script, ""))
 
 
 def language(size: str, batch: int) -> Race:

@@ -2,7 +2,6 @@
 the library opens with our logits; PEFT reads the adapters."""
 
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import folders as F
+from command import some
 from onnuri.errors import Refusal
 from onnuri.model import open_model
 from onnuri.run import execute
@@ -38,7 +38,7 @@ UNNAMED = {
     "SegformerForImageClassification": WIDE | {"num_attention_heads": [1, 2, 2, 4]},
 }  # fmt: skip
 ODD = ("OPTForCausalLM", "ElectraForMaskedLM", "SegformerForImageClassification")
-"""One of a kind; ONNURI_ALL_FOLDERS=1 takes all, which is minutes more."""
+"""One of a kind."""
 
 REFUSED = {"MambaForCausalLM": "export"}  # a scan over places, which a graph of any length cannot say
 NOT_IN_PEFT = {"MambaForCausalLM"}  # PEFT itself refuses the layers of this type
@@ -93,7 +93,7 @@ def logits(name: str, net) -> torch.Tensor:
     return net(torch.randint(5, 150, (2, 12), generator=draw)).logits
 
 
-@pytest.mark.parametrize("name", UNNAMED if "ONNURI_ALL_FOLDERS" in os.environ else ODD)
+@pytest.mark.parametrize("name", some(UNNAMED, ODD))
 def test_an_architecture_that_nobody_named(name, data, tmp_path):
     folder = made(name, tmp_path / "base")
 

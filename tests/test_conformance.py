@@ -26,9 +26,10 @@ QUICK = ("tabular", "sequence", "gan")
 OTHERS = {
     "clean": ("causal_lm", "text_classifier"),
     "extend": ("causal_lm", "text_classifier", "embedder"),
+    "extrapolate": ("tabular",),
     "generate": ("causal_lm", "tabular"),
 }
-"""Families for operations that QUICK ones refuse in every way."""
+"""Families for operations that QUICK ones refuse in every way, or that train many times for each setting."""
 
 
 @pytest.fixture(scope="module")

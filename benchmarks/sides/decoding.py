@@ -43,7 +43,7 @@ def main() -> None:
         return tell(decode, wanted(chosen.kept, chosen.size, chosen.batch))
     sys.argv = [sys.argv[0], "--data", str(chosen.data), "--kept", str(chosen.kept), "--sizes", chosen.size]
     language.main()
-    lines = (chosen.kept / "documents.jsonl").read_text(encoding="utf-8").splitlines()[:64]
+    lines = (chosen.kept / f"documents-{chosen.size}.jsonl").read_text(encoding="utf-8").splitlines()[:64]
     (chosen.kept / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for runtime, forms in {"gguf": FORMS, "onnx": {form: FORMS[form] for form in ON_ONNX}}.items():
         for form, precision in forms.items():

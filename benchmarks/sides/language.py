@@ -2,18 +2,21 @@
 
     python benchmarks/sides/language.py --data DATA --kept FOLDER --sizes 6,27,79     makes both
 
-A document is a run of Korean film reviews of more than LENGTH tokens; every side learns LENGTH of them at a time.
+A document is a run of Korean film reviews that is exactly LENGTH tokens, the end before and behind it among them: nobody has to
+cut or to fill, and every side learns the same rows. The last HELD are learnt by none.
 """
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 LENGTH = 128
-DOCUMENTS = 2000
+DOCUMENTS = 5000
+HELD = 256
 SIZES: dict[str, dict[str, Any]] = {
     "6": {
         "vocab": 8000,
@@ -65,9 +68,6 @@ def main() -> None:
     parser.add_argument("--sizes", required=True)
     chosen = parser.parse_args()
     texts = documents(chosen.data)
-    (chosen.kept / "documents.jsonl").write_text(
-        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts), encoding="utf-8"
-    )
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -92,6 +92,7 @@ def main() -> None:
         net.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         assert causal_lm.claims(folder)
+        write_rows(chosen.kept, size, texts, tokenizer)
     print("{}")
 
 
@@ -112,6 +113,20 @@ def documents(data: Path) -> list[str]:
     return found
 
 
+def write_rows(kept: Path, size: str, texts: list[str], tokenizer: Any) -> None:
+    """The documents that come back from their first tokens as they were, which a letter cut in two does not."""
+    rows = []
+    for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+        row = [tokenizer.bos_token_id, *ids[: LENGTH - 2]]
+        text = tokenizer.decode(row[1:])
+        if len(row) == LENGTH - 1 and tokenizer(text)["input_ids"] == row:
+            rows.append({"text": text, "ids": [*row, tokenizer.eos_token_id]})
+    learnt, held = rows[:-HELD], rows[-HELD:]
+    for name, part in (("documents", [{"text": row["text"]} for row in learnt]), ("rows", learnt), ("held", held)):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in part)
+        (kept / f"{name}-{size}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kept", type=Path, required=True)
@@ -119,23 +134,40 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def options() -> argparse.Namespace:
-    """What a side is asked: the model, records in a step, how many steps."""
+    """What a side is asked: the model, records in a step, how many steps, and whether it is judged at the end."""
     parser = arguments()
     parser.add_argument("--size", required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--judged", action="store_true")
     return parser.parse_args()
 
 
-def token_ids(chosen: argparse.Namespace) -> list[list[int]]:
-    """The documents as the peers get them: tokenized beforehand."""
-    from transformers import AutoTokenizer
+def rows_of(chosen: argparse.Namespace, name: str = "rows") -> list[dict[str, Any]]:
+    """The documents as the peers get them, tokenized beforehand: {"text", "ids"}."""
+    with (chosen.kept / f"{name}-{chosen.size}.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
-    tokenizer = AutoTokenizer.from_pretrained(chosen.kept / f"llama-{chosen.size}")
-    lines = (chosen.kept / "documents.jsonl").read_text(encoding="utf-8").splitlines()
-    texts = [json.loads(line)["text"] for line in lines]
-    return [ids[:LENGTH] for ids in tokenizer(texts)["input_ids"]]
+
+def token_ids(chosen: argparse.Namespace) -> list[list[int]]:
+    return [row["ids"] for row in rows_of(chosen)]
+
+
+def bits_per_byte(net: Any, chosen: argparse.Namespace) -> float:
+    """Of the documents that nobody learnt, each token from those before it, by the library's own logits."""
+    import torch
+    from torch.nn import functional as F
+
+    rows, nats = rows_of(chosen, "held"), 0.0
+    with torch.inference_mode():
+        for part in (rows[start : start + 16] for start in range(0, len(rows), 16)):
+            ids = torch.tensor([row["ids"] for row in part])
+            logits = net(input_ids=ids).logits[:, :-1]
+            nats += float(F.cross_entropy(logits.flatten(0, 1).double(), ids[:, 1:].flatten(), reduction="sum"))
+    return nats / math.log(2) / sum(len(row["text"].encode()) for row in rows)
 
 
 class Clock:

@@ -1,10 +1,10 @@
-"""Our side of a race over language models: the operation `train` as the command line runs it, on texts it tokenizes itself."""
+"""Our side of a race over language models: the operation as the command line runs it, on texts it tokenizes itself."""
 
-from language import Clock, options
+from language import Clock, bits_per_byte, options
 
 from onnuri import open_data, open_model
 from onnuri.operation import Quiet
-from onnuri.operations.train import OPERATION
+from onnuri.registry import operation
 
 
 class Timed(Quiet):
@@ -23,12 +23,20 @@ class Timed(Quiet):
 
 def main() -> None:
     chosen, log = options(), Timed()
-    settings = OPERATION.settings.model_validate(
-        {"steps": chosen.steps, "batch_size": chosen.batch, "precision": "bf16", "compile": chosen.compile}
+    asked = operation("adapt" if chosen.lora else "train")
+    settings = asked.settings.model_validate(
+        {
+            "steps": chosen.steps,
+            "batch_size": chosen.batch,
+            "precision": chosen.precision,
+            "compile": chosen.compile,
+            "learning_rate": 1e-3,
+        }
     )
-    data = open_data(str(chosen.kept / "documents.jsonl"), answer="text")
-    result = OPERATION.apply(settings, log, data=data, model=open_model(chosen.kept / f"llama-{chosen.size}"))
-    log.clock.tell(chosen.batch, result.pace)
+    data = open_data(str(chosen.kept / f"documents-{chosen.size}.jsonl"), answer="text")
+    result = asked.apply(settings, log, data=data, model=open_model(chosen.kept / f"llama-{chosen.size}"))
+    judged = {"bits_per_byte": bits_per_byte(result.model.net.eval(), chosen)} if chosen.judged else {}
+    log.clock.tell(chosen.batch, {**result.pace, **judged})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The peer that most people use: the Trainer of transformers, bf16, its defaults otherwise, on tokens that are ready."""
+"""The peer that most people use: the Trainer of transformers, its defaults otherwise, on tokens that are ready."""
 
 import tempfile
 from typing import Any
@@ -27,11 +27,11 @@ class Ticks(TrainerCallback):
         self.clock.tick()
 
 
-def settings(batch: int, steps: int) -> dict[str, Any]:
+def settings(batch: int, steps: int, bf16: bool = True) -> dict[str, Any]:
     """What every side that the Trainer runs is told; all else is its default."""
     return {
         "use_cpu": True,
-        "bf16": True,
+        "bf16": bf16,
         "per_device_train_batch_size": batch,
         "max_steps": steps,
         "learning_rate": 1e-4,
@@ -46,7 +46,7 @@ def main() -> None:
     chosen, ticks = options(), Ticks()
     net = AutoModelForCausalLM.from_pretrained(chosen.kept / f"llama-{chosen.size}", dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, **settings(chosen.batch, chosen.steps))
+        arguments = TrainingArguments(folder, **settings(chosen.batch, chosen.steps, chosen.precision == "bf16"))
         Trainer(net, arguments, train_dataset=Rows(token_ids(chosen)), callbacks=[ticks]).train()
     ticks.clock.tell(chosen.batch)
 

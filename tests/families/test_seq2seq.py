@@ -1,7 +1,6 @@
 """Models that read one text and write another: tiny folders of transformers, against its own loader, loss and generation."""
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedTokenizerFast
 
+from command import some
 from folders import bpe, save, write_texts
 from onnuri.data import records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
@@ -82,7 +82,7 @@ SEE_OTHERS = {  # by the length of the longest, which says where blocks of atten
     "BigBirdPegasusForConditionalGeneration",
     "NllbMoeForConditionalGeneration",
 }
-SMALL = ("T5ForConditionalGeneration", "BartForConditionalGeneration", "MarianMTModel")
+SMALL = ("T5ForConditionalGeneration", "MarianMTModel")
 WORDS = ("고양이가", "the cat sleeps", "집에서", "x", "a child reads at home", "")
 RECORDS = [
     {"source": f"{WORDS[i % 5]} {i} {WORDS[i % 3]}", "target": f"{WORDS[(i + 1) % 6]}{' !' * (i % 4)}"}
@@ -489,7 +489,7 @@ def test_fields_that_we_did_not_write_are_told(folders, tmp_path):
 # ------------------------------------------------------------------------------------------------- a whole life
 
 
-@pytest.mark.parametrize("name", DESIGNS if "ONNURI_ALL_FOLDERS" in os.environ else SMALL)
+@pytest.mark.parametrize("name", some(DESIGNS, SMALL))
 def test_the_life_of_a_folder(name, folders, tmp_path):
     """Trained, adapted and baked, pruned, quantized and merged; what is written transformers opens with our logits."""
     data = write_texts(tmp_path / "pairs.jsonl", "text", "label")
