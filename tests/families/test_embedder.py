@@ -232,14 +232,17 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a @ b / a.norm() / b.norm())
 
 
-def test_the_loss_of_pairs_is_info_nce_over_all_second_and_third_texts():
+@pytest.mark.parametrize("gone", [(), (2, 5), range(7)])
+def test_the_loss_of_pairs_is_info_nce_over_all_second_and_third_texts(gone):
+    """A record without a third text leaves the others theirs."""
     model = started()
     rows = [*FAMILY.toy(6, 1).list(), {"text": "the cat", "positive": FAMILY.toy(6, 1)[0]["positive"], "negative": "x"}]
+    rows = [row | {"negative": ""} if i in gone else row for i, row in enumerate(rows)]
     one, other, wrong = (embedded(model, [row[name] for row in rows]) for name in ("text", "positive", "negative"))
     texts = [row["positive"] for row in rows] + [row["negative"] for row in rows]
     wanted = []
     for i, row in enumerate(rows):
-        others = [j for j, text in enumerate(texts) if j == i or text != row["positive"]]
+        others = [j for j, text in enumerate(texts) if j == i or text not in ("", row["positive"])]
         total = 0.0
         for size in (8, 32):
             near = {j: math.exp(cosine(one[i, :size], torch.cat([other, wrong])[j, :size]) / 0.05) for j in others}
@@ -330,9 +333,13 @@ def test_what_a_part_shows_is_what_it_learns_by_dropout_and_all(micro):
     assert float(sums[1]) == 32  # two lengths of 16 records
 
 
-def test_the_loss_of_a_step_is_the_same_however_it_is_cut():
-    records, losses = FAMILY.toy(16, 0), []
-    for micro in (0, 3):
+@pytest.mark.parametrize("gone", [0, 7])
+def test_the_loss_of_a_step_is_the_same_however_it_is_cut(gone):
+    """Also where parts of it have third texts and others none."""
+    toy, losses = FAMILY.toy(16, 0), []
+    rows = [row | {"negative": None} if i < gone else row for i, row in enumerate(toy)]
+    records = records_of(rows, toy.fields, toy.answer)
+    for micro in (0, 1, 3):
         loop = Loop(
             objective_of(started()),
             records,
@@ -342,7 +349,7 @@ def test_the_loss_of_a_step_is_the_same_however_it_is_cut():
             True,
         )
         losses.append(loop.backward(loop.batches.at(0), "net", 0).tolist())
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-5)] * 2
 
 
 def test_the_loss_of_held_out_records_is_the_same_however_they_are_cut():

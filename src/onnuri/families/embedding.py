@@ -40,6 +40,7 @@ TEMPERATURE = 0.05  # of both SimCSE and the library's MultipleNegativesRankingL
 OTHER, NEGATIVE = "other ", "negative "  # what the entries of a record's second and third text begin with
 PARTS = 4  # into which a batch is cut by length
 FEWEST = 4  # texts in one of them
+NONE = -1  # in place of a digest, where a record has no third text
 HALVES = 4  # of so many texts alone, one is also read up to its middle, to see whether it finds the whole
 
 
@@ -80,7 +81,7 @@ def fields(assets: Assets) -> tuple[dict[str, Kind], tuple[str, Kind]]:
 
 def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torch.Generator]) -> Batch:
     """The tensors of the tokenizer (B, T) for each text of a record, padded on the right. With answers: `score` (B,) from 0 to 1,
-    or `twins` (B, 2) int64, which two equal texts share. No noise."""
+    or `twins` (B, 2) int64, which two equal texts share, NONE for a third text that is not there. No noise."""
     batch = encoded([record[assets.question] for record in records], assets)
     if assets.other:
         batch |= named(OTHER, encoded([record[assets.other] for record in records], assets))
@@ -94,9 +95,10 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     wrong = [record.get(assets.negative) or "" for record in records]
     if not assets.alone:
         batch |= named(OTHER, encoded(texts, assets))
-    if assets.negative and all(wrong):
+    if assets.negative:
         batch |= named(NEGATIVE, encoded(wrong, assets))
-    return batch | {"twins": torch.tensor([[digest(text), digest(other)] for text, other in zip(texts, wrong)])}
+    twins = [[digest(text), digest(other) if other else NONE] for text, other in zip(texts, wrong)]
+    return batch | {"twins": torch.tensor(twins)}
 
 
 def encoded(texts: Sequence[str | None], assets: Assets) -> Batch:
@@ -163,11 +165,12 @@ def loss(net: Any, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
     """What the first lines say of each record, added over the lengths of vectors that are learnt, and their number."""
     sizes = sizes_learnt(net)
     one, other = both(net, batch)
+    wrong = negatives(net, batch, one)
     with torch.autocast(one.device.type, enabled=False):  # a cosine in bf16 is off by 0.004, 20 times which is much
         if "score" in batch:
             total = sum((F.cosine_similarity(one[:, :d], other[:, :d]) - batch["score"]).square() for d in sizes)
         else:
-            total = contrasted(one, other, negatives(net, batch), batch["twins"], sizes)
+            total = contrasted(one, other, wrong, batch["twins"], sizes)
     return total, torch.full_like(total, len(sizes))  # type: ignore[return-value,arg-type]
 
 
@@ -191,8 +194,15 @@ def both(net: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     return one, other
 
 
-def negatives(net: nn.Module, batch: Batch) -> Tensor | None:
-    return vectors(net, batch, NEGATIVE) if f"{NEGATIVE}input_ids" in batch else None
+def negatives(net: nn.Module, batch: Batch, one: Tensor) -> Tensor | None:
+    """The vectors of third texts, as many and as long as those of the first ones, zeros where a record has none: so all parts of a
+    step show each other the same. None where the data have no such texts."""
+    if f"{NEGATIVE}input_ids" not in batch:
+        return None
+    found, there = torch.zeros_like(one), batch["twins"][:, 1] != NONE
+    if there.any():
+        found[there] = vectors(net, {name: value[there] for name, value in batch.items()}, NEGATIVE)
+    return found
 
 
 def contrasted(one: Tensor, other: Tensor, wrong: Tensor | None, twins: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -206,11 +216,13 @@ def contrasted(one: Tensor, other: Tensor, wrong: Tensor | None, twins: Tensor, 
 
 
 def info_nce(one: Tensor, others: list[Tensor], twins: Tensor) -> Tensor:
-    """(N,): cross entropy of row i of the first of `others` among all their rows. A row whose text is that of row i is none."""
+    """(N,): cross entropy of row i of the first of `others` among all their rows. A row whose text is that of row i is none, nor is
+    one without a text."""
     cosines = F.normalize(one, dim=1) @ F.normalize(torch.cat(others), dim=1).T
-    same = twins[:, :1] == twins.T.flatten()[None, : cosines.shape[1]]
+    texts = twins.T.flatten()[None, : cosines.shape[1]]
+    same = twins[:, :1] == texts
     same.fill_diagonal_(False)
-    scaled = (cosines / TEMPERATURE).masked_fill(same, -torch.inf)
+    scaled = (cosines / TEMPERATURE).masked_fill(same | (texts == NONE), -torch.inf)
     return F.cross_entropy(scaled, torch.arange(len(one), device=one.device), reduction="none")
 
 
