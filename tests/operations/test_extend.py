@@ -2,6 +2,8 @@
 
 import itertools
 from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,6 +135,73 @@ def test_a_row_by_likelihood_says_what_its_parts_say():
     assert (read @ rows.direction(read)).mean() == pytest.approx(1, abs=0.05)
     found = list(rows.met([[1, 2, 3, 1, 2]], [[-0.1, -0.2, -0.3, -0.4]], [(1, 2), (1, 2, 3)]))
     assert [(number, pytest.approx(value)) for number, value in found] == [(0, -0.1), (1, -0.3), (0, -0.4)]
+
+
+def spelled_out(number, first, joins):
+    return (
+        [number]
+        if number < first
+        else [old for each in joins[number - first] for old in spelled_out(each, first, joins)]
+    )
+
+
+def met_by_hand(model, texts, parts):
+    """(what the head reads (N, W), log probabilities of all parts but the first wherever they stand in a row), text by text from
+    what the library's own pass says."""
+    read, found = [], [[] for _ in parts]
+    for text in texts:
+        ids = [*model.assets.tokenizer(text).input_ids, model.assets.end][: model.assets.max_length]
+        with torch.no_grad():
+            said = model.net.eval()(input_ids=torch.tensor([ids]), output_hidden_states=True)
+        read.append(said.hidden_states[-1][0, :-1])
+        chances = said.logits[0].double().log_softmax(-1)
+        for each, values in zip(parts, found):
+            for place in range(len(ids) - len(each) + 1):
+                if ids[place : place + len(each)] == each:
+                    values.append(sum(float(chances[place + i, each[i + 1]]) for i in range(len(each) - 1)))
+    return torch.cat(read).double(), found
+
+
+def along(read):
+    """The ridge regression of 1 on what is read, as least squares with W rows more."""
+    ridge = (1e-3 * read.square().mean()).sqrt() * torch.eye(read.shape[1])
+    ones = torch.cat([torch.full((len(read), 1), len(read) ** -0.5), torch.zeros(read.shape[1], 1)]).double()
+    return torch.linalg.lstsq(torch.cat([read / len(read) ** 0.5, ridge]), ones).solution[:, 0]
+
+
+def with_head(model, biased):
+    """The model with a head of its own, and every token's number as its bias."""
+    net = deepcopy(model.net)
+    old = net.lm_head.weight.detach().clone()
+    net.lm_head = torch.nn.Linear(*reversed(old.shape), bias=biased)
+    net.lm_head.load_state_dict({"weight": old, **({"bias": torch.arange(len(old)) / 100} if biased else {})})
+    return replace(model, net=net)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_rows_by_likelihood_are_those_found_by_hand(grown, biased):
+    """The last two are never met: their parts cost what one costs elsewhere. The rows of old tokens stay."""
+    model, _, how, joins, _ = grown
+    records, known = family("causal_lm").toy(60, 0), model.family.vocabulary(model.net, model.assets)
+    rare, first = [number for number in how.spelled if number not in how.alone][-2:], len(known.rows)
+    joins = [*joins, (rare[0], rare[1]), (first + len(joins), rare[0])]
+    old, new = with_head(model, biased), with_head(replace(model, net=known.grown(joins)[0]), biased)
+    parts = [spelled_out(first + i, first, joins) for i in range(len(joins))]
+    read, found = met_by_hand(old, records.column("text"), parts)
+    costs, others = sum(map(sum, found)), sum((len(each) - 1) * len(values) for each, values in zip(parts, found))
+    assert all(found[:-2]) and not any(found[-2:])
+    wanted = torch.tensor(
+        [sum(values) / len(values) for values in found[:-2]] + [costs / others, 2 * costs / others]
+    ).double()
+    assert rows.by_likelihood(old, new.net, records, "input_ids", first, joins)
+    before, after, begins = old.net.lm_head, new.net.lm_head, [each[0] for each in parts]
+    assert torch.equal(before.weight, after.weight[:first])
+    shift = (after.weight[first:] - before.weight[begins]).detach().double()
+    if biased:
+        assert not shift.any() and torch.equal(before.bias, after.bias[:first])
+        assert torch.allclose((after.bias[first:] - before.bias[begins]).detach().double(), wanted, rtol=1e-4)
+    else:  # the program's equations are solved in single precision
+        assert torch.allclose(shift, wanted[:, None] * along(read), rtol=1e-3, atol=1e-4 * float(shift.abs().max()))
 
 
 def test_what_training_finds_is_handed_back(tmp_path, monkeypatch):
