@@ -300,6 +300,14 @@ def on_any_runtime(outputs: Callable[[nn.Module, Batch], Outputs]) -> Callable[[
     return run
 
 
+def spelled_out(first: int, joins: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Of each new token, numbered from `first` on (see Vocabulary.grown), the old ones that it is put together from."""
+    found: list[tuple[int, ...]] = []
+    for pair in joins:
+        found.append(tuple(part for each in pair for part in ((each,) if each < first else found[each - first])))
+    return found
+
+
 def no_tokens(net: nn.Module, assets: Any) -> None:
     """The `vocabulary` of a family that reads no tokens."""
 

@@ -113,12 +113,19 @@ def test_numbers_without_a_token_are_filled():
     assert bigger("aba", add_special_tokens=False).input_ids == [8, 1] and bigger.eos_token_id == 3
 
 
+def by_hand(number, first, joins):
+    """The old tokens that a token is put together from."""
+    return (
+        [number] if number < first else [old for part in joins[number - first] for old in by_hand(part, first, joins)]
+    )
+
+
 def test_a_new_row_is_the_mean_of_its_parts(grown):
     model, _, _how, joins, more = grown
     old, new = (each.net.get_input_embeddings().weight for each in (model, more))
     assert torch.equal(old, new[: len(old)])
-    for number, parts in enumerate(rows.parts_of(len(old), joins), len(old)):
-        assert torch.allclose(new[number], old[list(parts)].mean(0), atol=1e-7)
+    for number in range(len(old), len(new)):
+        assert torch.allclose(new[number], old[by_hand(number, len(old), joins)].mean(0), atol=1e-7)
 
 
 def test_the_commonest_pair_comes_first(grown):
@@ -135,14 +142,6 @@ def test_a_row_by_likelihood_says_what_its_parts_say():
     assert (read @ rows.direction(read)).mean() == pytest.approx(1, abs=0.05)
     found = list(rows.met([[1, 2, 3, 1, 2]], [[-0.1, -0.2, -0.3, -0.4]], [(1, 2), (1, 2, 3)]))
     assert [(number, pytest.approx(value)) for number, value in found] == [(0, -0.1), (1, -0.3), (0, -0.4)]
-
-
-def spelled_out(number, first, joins):
-    return (
-        [number]
-        if number < first
-        else [old for each in joins[number - first] for old in spelled_out(each, first, joins)]
-    )
 
 
 def met_by_hand(model, texts, parts):
@@ -183,10 +182,10 @@ def test_rows_by_likelihood_are_those_found_by_hand(grown, biased):
     """The last two are never met: their parts cost what one costs elsewhere. The rows of old tokens stay."""
     model, _, how, joins, _ = grown
     records, known = family("causal_lm").toy(60, 0), model.family.vocabulary(model.net, model.assets)
-    rare, first = [number for number in how.spelled if number not in how.alone][-2:], len(known.rows)
-    joins = [*joins, (rare[0], rare[1]), (first + len(joins), rare[0])]
+    last, first = max(how.spelled.keys() - set(how.alone)), len(known.rows)
+    joins = [*joins, (last, last), (first + len(joins), last)]
     old, new = with_head(model, biased), with_head(replace(model, net=known.grown(joins)[0]), biased)
-    parts = [spelled_out(first + i, first, joins) for i in range(len(joins))]
+    parts = [by_hand(first + i, first, joins) for i in range(len(joins))]
     read, found = met_by_hand(old, records.column("text"), parts)
     costs, others = sum(map(sum, found)), sum((len(each) - 1) * len(values) for each, values in zip(parts, found))
     assert all(found[:-2]) and not any(found[-2:])

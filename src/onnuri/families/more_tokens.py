@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Refusal
+from ..family import spelled_out
 from ..weights.units import changed_axes, rebuilt
 
 LITTLE = 1e-3  # nats
@@ -31,7 +32,7 @@ def grown_net(net: Any, rows: int, made: Callable[[int], Any], joins: Joins) -> 
         if pair != (count, rows):
             raise misfit(f"{name} would have {pair[0]} rows")
         axes.setdefault(name, []).append(axis)
-    parts = parts_of(rows, joins)
+    parts = spelled_out(rows, joins)
 
     def longer(name: str, value: Tensor) -> Tensor:
         value = value.detach().clone()
@@ -44,14 +45,6 @@ def grown_net(net: Any, rows: int, made: Callable[[int], Any], joins: Joins) -> 
 
 def misfit(why: str) -> Refusal:
     return Refusal(f"this design takes no more tokens: {why}", "a model of another design, or the tokens that it has")
-
-
-def parts_of(rows: int, joins: Joins) -> list[list[int]]:
-    """Of each new token the ones below `rows` that it is put together from."""
-    found: list[list[int]] = []
-    for pair in joins:
-        found.append([part for each in pair for part in ([each] if each < rows else found[each - rows])])
-    return found
 
 
 def means(rows: Tensor, parts: Sequence[Sequence[int]]) -> Tensor:

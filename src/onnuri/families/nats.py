@@ -1,8 +1,10 @@
-"""What a token costs: its cross entropy in nats, over vocabularies so large that all at once would fill the memory.
+"""What tokens cost: cross entropy in nats, of each over vocabularies too large for the memory all at once, and of all together.
 
 Letters: N places, V tokens in the vocabulary.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,3 +41,14 @@ class Nats(torch.autograd.Function):
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient if bool((above == 1).all()) else gradient * above[:, None].to(gradient.dtype), None
+
+
+def scores(found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What the tokens of all texts together cost, of {"nll": nats, "tokens", "bytes", "correct": greedy hits} of each text that was
+    judged; NaN where none was."""
+    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found) for name in ("nll", "tokens", "bytes", "correct"))
+    return {
+        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
+        "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
+        "next_token_accuracy": hits / tokens if tokens else math.nan,
+    }

@@ -11,7 +11,6 @@ Letters: B records, T tokens, V tokens in the vocabulary.
 """
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,8 +25,9 @@ from ..data import Kind, Record
 from ..decoding import Chooser, answer_of, by_library, padded, placed, shortened, written
 from ..decoding.loop import AT_ONCE
 from ..family import Batch, Choose, Decoder, Memory, Outputs, Session, Writing, on_any_runtime
-from .nats import IGNORE, Nats
+from .nats import IGNORE, Nats, scores
 from .stretches import stretches
+from .text_tokens import decoded
 
 BEFORE = "tokens before"  # the field of a piece with what stands before it in its text
 PROMPT = "prompt"  # the field that is continued where the data has no column of prompts
@@ -211,7 +211,7 @@ def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[tuple[
     for some in (parts[start : start + size] for start in range(0, len(parts), size)):
         found = token_sums(net, batch_of([part for _, part in some], assets))
         sums.index_add_(0, torch.tensor([number for number, _ in some]), found)
-    sizes = [len(decoded(ids if before else ids[1:], assets).encode()) for before, ids in told]
+    sizes = [len(decoded(assets.tokenizer, ids if before else ids[1:]).encode()) for before, ids in told]
     return [
         (record[assets.answer], {"nll": nll, "tokens": int(tokens), "bytes": size, "correct": int(hits)})
         for record, (nll, tokens, hits), size in zip(records, sums.tolist(), sizes)
@@ -227,10 +227,6 @@ def token_sums(net: nn.Module, batch: Batch) -> Tensor:
     return torch.stack([each.double().cpu() for each in found], 1)
 
 
-def decoded(ids: list[int], assets: Assets) -> str:
-    return assets.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
 def continued(
     net: nn.Module, assets: Assets, records: list[Record], drawn: list[torch.Generator | None]
 ) -> list[tuple[str, dict]]:
@@ -240,7 +236,7 @@ def continued(
     prompts = [shortened(ids, assets.max_length - most) for ids in writes.prompts(records)]
     made = written(writes, prompts, most, Chooser(drawn, writes.stops))
     return [
-        (decoded(ids, assets), {"new_tokens": len(ids), "finished": finished})
+        (decoded(assets.tokenizer, ids), {"new_tokens": len(ids), "finished": finished})
         for ids, finished in (answer_of(ids, assets.stops) for ids in made)
     ]
 
@@ -255,7 +251,7 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
         following=lambda tokens: placed(tokens, assets.pad, last=False),
         step=partial(stepped, net),
         alone=alone(net, assets),
-        text=lambda ids: decoded(list(ids), assets),
+        text=lambda ids: decoded(assets.tokenizer, list(ids)),
         stops=assets.stops,
         longest=assets.max_length,
         room=lambda count: assets.max_length - count,
@@ -296,11 +292,5 @@ def device_of(net: nn.Module) -> torch.device:
 
 
 def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) -> dict[str, float]:
-    """Over all tokens together, NaN where there is none: beside a continuation stands no truth."""
-    found = [answer[f"{assets.answer}_scores"] for answer in answers]
-    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found) for name in ("nll", "tokens", "bytes", "correct"))
-    return {
-        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
-        "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
-        "next_token_accuracy": hits / tokens if tokens else math.nan,
-    }
+    """See `nats.scores`: beside a continuation stands no truth."""
+    return scores([answer[f"{assets.answer}_scores"] for answer in answers])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..data import Kind, Record
 from ..decoding import Chooser, answer_of, padded, placed, written
 from ..family import Batch, Memory, Outputs, Writing
-from . import likeness
+from . import likeness, nats
 from .nats import IGNORE, Nats
 from .next_token import device_of
 from .question_memory import outputs, steps
@@ -202,10 +202,7 @@ def score(records: Sequence[Record], answers: Sequence[Record], assets: Assets) 
     where the model was not told them."""
     told = [i for i, record in enumerate(records) if record.get(assets.answer) is not None]
     found = [answer[f"{assets.answer}_scores"] for answer in answers]
-    nll, tokens, size, hits = (sum(one.get(name, 0) for one in found) for name in ("nll", "tokens", "bytes", "correct"))
     return {
         **likeness.scores([answers[i][assets.answer] for i in told], [records[i][assets.answer] for i in told]),
-        "bits_per_byte": nll / math.log(2) / size if size else math.nan,
-        "perplexity": math.exp(min(nll / tokens, 700)) if tokens else math.nan,
-        "next_token_accuracy": hits / tokens if tokens else math.nan,
+        **nats.scores(found),
     }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data import Records
-from ...family import Batch
+from ...family import Batch, spelled_out
 from ...model import Model
 from ...weights.calibration import batches_of
 from .pairs import Pair
@@ -38,14 +38,6 @@ def reads_backward(model: Model, batch: Batch, entry: str) -> bool:
     return one.shape[1] == 0 or not torch.allclose(one, other, atol=1e-4)
 
 
-def parts_of(first: int, joins: Sequence[Pair]) -> list[tuple[int, ...]]:
-    """Of each new token the old ones that it stands for."""
-    found: list[tuple[int, ...]] = []
-    for pair in joins:
-        found.append(tuple(part for each in pair for part in ((each,) if each < first else found[each - first])))
-    return found
-
-
 @torch.no_grad()
 def by_likelihood(old: Model, net: nn.Module, records: Records, entry: str, first: int, joins: Sequence[Pair]) -> bool:
     """Give the rows of the new tokens, numbered from `first` on, in the head of `net` what the module's docstring says. False, and
@@ -54,7 +46,7 @@ def by_likelihood(old: Model, net: nn.Module, records: Records, entry: str, firs
     batches = batches_of(old, records)
     if head is None or wide is None or reads_backward(old, batches[0], entry):
         return False
-    parts = parts_of(first, joins)
+    parts = spelled_out(first, joins)
     read, shift = looked_at(old, head, batches, entry, parts)
     begin = torch.tensor([each[0] for each in parts])
     rows = head.weight[begin].float()
