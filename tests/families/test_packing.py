@@ -18,6 +18,7 @@ from onnuri.families.causal_lm import FAMILY as LM
 from onnuri.families.causal_lm import with_tokenizer
 from onnuri.family import Generators
 from onnuri.fit.loop import FitSettings, fit
+from onnuri.fit.objective import pieces_of
 from onnuri.model import Model
 from onnuri.operation import Quiet
 from onnuri.operations.train import objective_of
@@ -206,6 +207,21 @@ def trained(rows: list[dict], **settings) -> tuple[Model, list]:
     model = Model(LM, *LM.start(LM.tiny() | {"max_length": MOST}, records, generator))
     progress = fit(objective_of(model), records, records, FitSettings(batch_size=8, **settings), Quiet(), True)
     return model, progress.curves["loss"]
+
+
+def test_how_many_texts_were_read_before_the_first_step_is_told(monkeypatch):
+    """And nothing where they are read later, or as they stand."""
+    monkeypatch.setattr(packing, "AT_ONCE", 3)
+    log, told, records = Quiet(), [], records_of(RECORDS, {"text": "text"}, "text")
+    log.progress = lambda done, total, text="": told.append((done, total, text))  # type: ignore[method-assign]
+    objective = objective_of(made("llama"))
+    whole = replace(objective, pieces=lambda given: given)
+    later = replace(objective, pieces=lambda given: given[:4])
+    assert pieces_of(whole, records, log) is records
+    assert pieces_of(later, records, log).list() == RECORDS[:4] and not told
+    pieces = pieces_of(objective, records, log)
+    assert told == [(0, 1, f"{done} of 8 records read before the first step") for done in (3, 6, 8)]
+    assert len(pieces.list()) > 8 and len(told) == 3
 
 
 def test_training_learns_the_end_of_a_long_text():

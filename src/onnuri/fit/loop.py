@@ -27,7 +27,7 @@ from ..operation import Finding, Log, Quiet, Settings
 from ..weights.matrices import typical_size, weights, zeros_of
 from . import checkpoint, descent, doctor, experts, rates, speed, together
 from .batches import Batches, moved, numbers_in
-from .objective import Objective, Progress
+from .objective import Objective, Progress, pieces_of
 from .speed import Loss
 
 VALIDATION_RECORDS = 2048
@@ -117,14 +117,14 @@ class Loop:
         from accelerate import PartialState
 
         self.objective, self.settings, self.log = objective, settings, log
-        some = objective.pieces(validation.some(VALIDATION_RECORDS)) if validation is not None else None
+        some = pieces_of(objective, validation.some(VALIDATION_RECORDS), log) if validation is not None else None
         self.validation = some and some.some(VALIDATION_RECORDS)
         self.processes = PartialState()
         self.device = torch.device(self.processes.device or "cpu")
         for net in (objective.net, *objective.companions):
             net.to(self.device)
         self.batches = Batches(
-            objective.pieces(train),
+            pieces_of(objective, train, log),
             objective.collate,
             settings.seed,
             settings.batch_size,

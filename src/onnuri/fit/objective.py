@@ -1,12 +1,13 @@
 """What a training lowers, and how far it has come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from ..data import Records
+from ..data import Record, Records
+from ..operation import Log
 from .batches import Collate
 from .speed import Loss
 
@@ -26,6 +27,22 @@ class Objective:
     companions: tuple[nn.Module, ...] = ()
     blocks: tuple[str, ...] = ()
     pieces: Callable[[Records], Records] = lambda records: records
+
+
+def pieces_of(objective: Objective, records: Records, log: Log) -> Records:
+    """Its pieces of the records; how many records were read for them is told meanwhile, since that may take minutes."""
+    done, reading = 0, True
+
+    def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
+        nonlocal done
+        if reading:
+            done += len(rows)
+            log.progress(0, 1, f"{done:,} of {len(records):,} records read before the first step")
+        return records.get(rows, names)
+
+    told = Records(get, records.rows, records.fields, records.answer)
+    pieces, reading = objective.pieces(told), False
+    return records if pieces is told else pieces
 
 
 @dataclass
