@@ -254,6 +254,17 @@ def test_the_loss_of_pairs_is_info_nce_over_all_second_and_third_texts(gone):
     assert torch.allclose(found, torch.tensor(wanted), rtol=1e-3) and count.tolist() == [2.0] * 7
 
 
+def test_all_texts_of_a_record_are_read_in_the_same_precision():
+    model = started()
+    batch = model.collate(FAMILY.toy(6, 1).list())
+    exact = embedding.vectors(model.net, batch, embedding.NEGATIVE)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), company.meeting() as heard:
+        FAMILY.loss(model.net, batch, "net")
+        wanted = [embedding.vectors(model.net, batch, role) for role in ("", embedding.OTHER, embedding.NEGATIVE)]
+    one, other, _, wrong = heard[0]
+    assert all(map(torch.equal, (one, other, wrong), wanted)) and not torch.equal(wrong, exact)
+
+
 def test_alone_a_loss_is_the_alignment_and_each_records_own():
     model, rows = started(), FAMILY.toy(3, 1).list()
     one, other = (embedded(model, [row[name] for row in rows]) for name in ("text", "positive"))
