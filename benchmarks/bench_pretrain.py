@@ -1,7 +1,8 @@
 """How fast `train` and `adapt` learn language, and how well, beside TRL, the Trainer, litgpt and a loop by hand.
 
-All learn the same rows by the same Llama, in bf16 where the processor multiplies in it, else in fp32. Peers run as they come and with our allocator setting too, else the win
-would be a setting. What is learnt is judged on documents that nobody saw, after as many tokens, rates and orders of one kind.
+All learn the same rows by the same Llama, in bf16 where the processor multiplies in it, else in fp32. Peers run as they come and
+with our allocator setting too, else the win would be a setting. What is learnt is judged on documents that nobody saw, after as
+many tokens, rates and orders of one kind.
 """
 
 import torch

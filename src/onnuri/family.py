@@ -356,8 +356,16 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
     """Inside, what draws from the global random state depends on `generator` alone; that state is then put back."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        seed_torch(seed)
         yield
+
+
+def seed_torch(seed: int) -> None:
+    """torch.manual_seed for the devices that there are. For each kind that there is not it would keep the call and its stack, for
+    the day on which one comes: a millisecond at every step, and memory that grows."""
+    torch.default_generator.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.get_device_module(torch.accelerator.current_accelerator()).manual_seed_all(seed)
 
 
 def mix(*numbers: int) -> int:

@@ -22,7 +22,7 @@ from .. import company
 from ..costs import count as costs
 from ..data import Records
 from ..errors import BadSettings, BrokenPromise
-from ..family import Batch, mix
+from ..family import Batch, mix, seed_torch
 from ..operation import Finding, Log, Quiet, Settings
 from ..weights.matrices import typical_size, weights, zeros_of
 from . import checkpoint, descent, doctor, experts, rates, speed, together
@@ -309,7 +309,7 @@ class Loop:
     def seed(self, step: int, micro: int, turn: int) -> None:
         """Seed every global generator that a net may draw from (dropout, stochastic depth, masking)."""
         seed = mix(self.settings.seed, step, micro, turn, self.processes.process_index)
-        torch.manual_seed(seed)
+        seed_torch(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
 
