@@ -30,7 +30,7 @@ fuzz: .venv/installed-dev  ## INPUTS=100000 changed inputs for every reader, gui
 	-$(INSTALL) --editable '.[fuzz]'
 	$(BIN)/python tests/fuzz/drive.py --inputs $(or $(INPUTS),100000)
 
-bench: .venv/installed-dev  ## NAME=fit | families | distill | quantize | int4 | latency | clean | decode | generate | merge | estimate | shrink | overhead; writes docs/benchmarks.md
+bench: .venv/installed-dev  ## NAME=fit | families | distill | quantize | int4 | latency | clean | pretrain | transfer | generate | decode | merge | estimate | shrink | overhead; writes docs/benchmarks.md
 	$(BIN)/python -m benchmarks $(NAME) $(if $(ONLY),--only "$(ONLY)") $(if $(REPEATS),--repeats $(REPEATS)) $(if $(KEPT),--kept "$(KEPT)")
 
 matrix: .venv/installed-dev  ## every family under every operation; writes docs/matrix.md

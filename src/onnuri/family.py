@@ -137,6 +137,9 @@ class Writing:
     room: Callable[[int], int]
     """Tokens of an answer -> those that its prompt may have; less than 1 where there is no place for such an answer."""
 
+    shortened: Callable[[list[int], int], list[int]]
+    """(a prompt, tokens that it may have) -> what of it is read, as training cuts it."""
+
     most: int
     """Tokens of an answer where nothing else is said."""
 

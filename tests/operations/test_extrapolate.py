@@ -6,6 +6,7 @@ from xml.dom.minidom import parseString
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from command import onnuri, refused
 from onnuri.errors import BadSettings, Refusal
@@ -149,7 +150,8 @@ def test_tables_of_embeddings_are_not_counted():
     [
         ({"nets": 2, "amounts": 2}, BadSettings, "2 sizes of nets on 2 amounts of records are too few: the law has 5"),
         ({"nets": 1, "amounts": 3}, BadSettings, "the law has 3 numbers"),
-        ({"smallest": 0.5}, BadSettings, "'smallest' 0.5 must be below 'largest' 0.4"),
+        ({"nets": 1, "largest": 0.3}, ValidationError, "largest say nothing of one net"),
+        ({"smallest": 0.5}, ValidationError, "'smallest' 0.5 must be below 'largest' 0.4"),
         ({"family": "forest"}, Refusal, "nothing in this model follows a gradient"),
         ({"family": "gan", "data": "toy:gan"}, Refusal, "players against each other"),
     ],

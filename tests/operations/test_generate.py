@@ -205,6 +205,24 @@ def test_a_question_that_is_too_long_is_told():
         generate({"max_new_tokens": 100})
 
 
+def test_where_a_folder_asks_for_more_than_the_net_reads_half_is_left_to_the_question():
+    config = registry.family("causal_lm").tiny() | {"max_length": 32, "max_new_tokens": 64}
+    family = registry.family("causal_lm")
+    writing = family.writing(*family.start(config, family.toy(32, 0), torch.Generator().manual_seed(0)))
+    assert writing is not None and writing.most == 16 and writing.room(writing.most) == 16
+
+
+def test_a_long_question_to_be_translated_is_cut_as_in_training():
+    family = registry.family("seq2seq")
+    net, assets = family.start(family.tiny(), family.toy(32, 0), torch.Generator().manual_seed(0))
+    rows = [{"text": "가나다 the cat sleeps outside " * 9}, {"text": "a cat"}]
+    writing = family.writing(net, assets)
+    assert writing is not None
+    prompts = [writing.shortened(ids, writing.room(writing.most)) for ids in writing.prompts(rows)]
+    read, trained = writing.batch(prompts, [[], []]), family.collate(rows, assets, [])
+    assert read["input_ids"].shape[1] == assets.max_length and torch.equal(read["input_ids"], trained["input_ids"])
+
+
 def test_questions_must_stand_in_the_column_that_is_continued():
     rows = records_of([{"query": "the cat"}], {"query": "text"}, None)
     with pytest.raises(BadInput, match="the column 'prompt' that is answered is missing"):

@@ -3,6 +3,9 @@
 import json
 import math
 import re
+import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from onnuri.errors import BadInput, Refusal
 from onnuri.model import Model, open_model, write_model
 from onnuri.operation import Quiet
 from onnuri.operations.evaluate import OPERATION, Settings
+from onnuri.operations.evaluate.harness import offline
 from onnuri.operations.evaluate.tasks import chosen, foreign
 from onnuri.operations.evaluate.templates import Sandbox
 from onnuri.registry import family
@@ -230,6 +234,45 @@ def test_no_task_runs_a_program(was, now, said, place, tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=said):
         measured(place, tasks=f"{tmp_path}/evil.yaml")
     assert not (tmp_path / "marker").exists()
+
+
+def test_no_file_of_a_task_is_fetched_from_elsewhere(place, tmp_path):
+    """A parquet file may say of a column that it is pictures, which lie at addresses."""
+    datasets = pytest.importorskip("datasets", reason="the extra harness is not installed")
+    pytest.importorskip("lm_eval", reason="the extra harness is not installed")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    asked = []
+
+    class Told(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    server = HTTPServer(("127.0.0.1", 0), Told)
+    Thread(target=server.serve_forever, daemon=True).start()
+    rows = [json.loads(line) for line in (place / "choice.jsonl").read_text(encoding="utf-8").splitlines()]
+    pictures = [{"bytes": None, "path": f"http://127.0.0.1:{server.server_port}/one"} for _ in rows]
+    table = pa.table({"picture": pictures, **{name: [row[name] for row in rows] for name in rows[0]}})
+    plain = datasets.Features.from_arrow_schema(table.schema)
+    features = datasets.Features({**plain, "picture": datasets.Image()})
+    table = table.replace_schema_metadata(features.arrow_schema.metadata)
+    pq.write_table(table, tmp_path / "choice.parquet")
+    task = (place / "choice.yaml").read_text(encoding="utf-8")
+    task = task.replace("dataset_path: json", "dataset_path: parquet").replace("choice.jsonl", "choice.parquet")
+    (tmp_path / "choice.yaml").write_text(task, encoding="utf-8")
+    folders = datasets.config.HF_DATASETS_CACHE
+    try:
+        with offline():
+            assert folders != datasets.config.HF_DATASETS_CACHE
+            with pytest.raises(OSError, match="no network"):
+                socket.create_connection(("127.0.0.1", server.server_port))
+        found = measured(place, tasks=f"{tmp_path}/choice.yaml")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert found["tasks"]["choice"] and not asked and folders == datasets.config.HF_DATASETS_CACHE
 
 
 def test_an_empty_text_ends_nothing(place):

@@ -173,7 +173,10 @@ def token_by_token(subject: Subject) -> str:
     writing = model.family.writing(model.net, model.assets)
     if writing is None:
         return "an answer comes at once"
-    prompts = [ids[: writing.room(4)] for ids in writing.prompts(rows)]
+    whole, room = writing.prompts(rows), writing.room(4)
+    prompts = [writing.shortened(ids, room) for ids in whole]
+    fits = all(len(short) == min(len(ids), room) for ids, short in zip(whole, prompts))
+    require(fits, "`shortened` must leave as many tokens as there is room for")
     require(all(prompts), "a prompt of no token: nothing says what is next")
     require(0 < writing.most <= writing.longest and writing.room(writing.most) > 0, "there is no room for an answer")
     require(writing.room(2 * writing.longest) < 1, "there is room for an answer of any length")

@@ -232,9 +232,9 @@ def continued(
 ) -> list[tuple[str, dict]]:
     """(text, scores) of each: the likeliest tokens, or tokens drawn by its generator, at most max_new_tokens, up to one of
     `stops`."""
-    writes, most = writing(net, assets), min(assets.max_new_tokens, assets.max_length - 1)
-    prompts = [shortened(ids, assets.max_length - most) for ids in writes.prompts(records)]
-    made = written(writes, prompts, most, Chooser(drawn, writes.stops))
+    writes = writing(net, assets)
+    prompts = [shortened(ids, writes.room(writes.most)) for ids in writes.prompts(records)]
+    made = written(writes, prompts, writes.most, Chooser(drawn, writes.stops))
     return [
         (decoded(assets.tokenizer, ids), {"new_tokens": len(ids), "finished": finished})
         for ids, finished in (answer_of(ids, assets.stops) for ids in made)
@@ -242,7 +242,8 @@ def continued(
 
 
 def writing(net: nn.Module, assets: Assets) -> Writing:
-    """See Family.writing."""
+    """See Family.writing. Where a folder asks for more tokens than the net reads, half of these are left to the question."""
+    most = assets.max_new_tokens
     return Writing(
         tokenizer=assets.tokenizer,
         question=assets.prompt or PROMPT,
@@ -255,7 +256,8 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
         stops=assets.stops,
         longest=assets.max_length,
         room=lambda count: assets.max_length - count,
-        most=assets.max_new_tokens,
+        shortened=shortened,
+        most=most if most < assets.max_length else max(1, assets.max_length // 2),
     )
 
 

@@ -84,7 +84,9 @@ def settings_kept(tokenizer: Any) -> Iterator[None]:
     """A call leaves its cutting and padding in a fast tokenizer; its file must not get them."""
     backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
     before = (backend.truncation, backend.padding) if backend else (None, None)
-    yield
-    if backend:
-        backend.enable_truncation(**before[0]) if before[0] else backend.no_truncation()
-        backend.enable_padding(**before[1]) if before[1] else backend.no_padding()
+    try:
+        yield
+    finally:
+        if backend:
+            backend.enable_truncation(**before[0]) if before[0] else backend.no_truncation()
+            backend.enable_padding(**before[1]) if before[1] else backend.no_padding()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..data import Kind, Record
 from ..decoding import Chooser, answer_of, padded, placed, written
+from ..decoding.loop import AT_ONCE
 from ..family import Batch, Memory, Outputs, Writing
 from . import likeness, nats
 from .nats import IGNORE, Nats
@@ -146,15 +147,20 @@ def judged(net: nn.Module, assets: Assets, records: list[Record]) -> list[dict]:
     if not records:
         return []
     batch = {name: value.to(device_of(net)) for name, value in collate(records, assets, []).items()}
-    values, mask = outputs(net, batch)
-    losses = token_losses(values, batch["labels"]).sum(1).tolist()
-    hits = ((values.argmax(-1) == batch["labels"]) & mask).sum(1).tolist()
-    wanted = [ids[ids != IGNORE].tolist() for ids in batch["labels"]]
-    sizes = [len(decoded(assets.tokenizer, ids).encode()) for ids in wanted]
-    return [
-        {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit}
-        for nll, ids, size, hit in zip(losses, wanted, sizes, hits)
-    ]
+    size = max(1, AT_ONCE // (len(assets.tokenizer) * batch["labels"].shape[1]))
+    found = []
+    for start in range(0, len(records), size):
+        part = {name: value[start : start + size] for name, value in batch.items()}
+        values, mask = outputs(net, part)
+        losses = token_losses(values, part["labels"]).sum(1).tolist()
+        hits = ((values.argmax(-1) == part["labels"]) & mask).sum(1).tolist()
+        wanted = [ids[ids != IGNORE].tolist() for ids in part["labels"]]
+        sizes = [len(decoded(assets.tokenizer, ids).encode()) for ids in wanted]
+        found += [
+            {"nll": nll, "tokens": len(ids), "bytes": size, "correct": hit}
+            for nll, ids, size, hit in zip(losses, wanted, sizes, hits)
+        ]
+    return found
 
 
 def answered(net: nn.Module, assets: Assets, records: Sequence[Record]) -> list[tuple[str, dict]]:
@@ -185,8 +191,15 @@ def writing(net: nn.Module, assets: Assets) -> Writing:
         stops=assets.stops,
         longest=longest,
         room=lambda count: assets.max_length if count <= longest else 0,
+        shortened=lambda ids, room: beginning(ids, room, assets.tokenizer.all_special_ids),
         most=min(assets.max_new_tokens, longest),
     )
+
+
+def beginning(ids: list[int], room: int, marks: Sequence[int]) -> list[int]:
+    """At most `room` tokens, the first ones, and the marks that stand behind all of them: as a tokenizer cuts."""
+    behind = next((n for n, token in enumerate(reversed(ids)) if token not in marks), 0)
+    return ids if len(ids) <= room else [*ids[: room - behind], *ids[len(ids) - behind :]]
 
 
 def stepped(net: nn.Module, assets: Assets, batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:

@@ -2,8 +2,9 @@
 
 bpe: pairs of bytes merged, the commonest first (Sennrich et al. 2016, arXiv:1508.07909; over bytes Radford et al. 2019).
 unigram: the likeliest pieces (`unigram.py`, Kudo 2018, arXiv:1804.10959), and a piece for each byte of what has none. Every
-text comes back from both as it went in. characters: pairs of characters merged, NFC and [UNK] for what is unknown; programs
-without Python can follow it. Not WordPiece, whose trainer numbers its tokens differently in every process.
+text comes back from both as it went in, but for one that spells a mark. characters: pairs of characters merged, NFC and [UNK]
+for what is unknown; programs without Python can follow it. Not WordPiece, whose trainer numbers its tokens differently in
+every process.
 
 Before anything is learnt texts are cut by a pattern, across which no token reaches: SPLITS. A token has the space before it.
 """

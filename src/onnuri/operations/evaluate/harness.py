@@ -2,9 +2,12 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partialmethod
+from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +32,7 @@ AWAY = (
 
 def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log) -> dict[str, Any]:
     """{"summary", "tasks": {task: {metric: {"value", "error"}}}}: `error` is the standard error, None where it is not known."""
+    require_harness()
     with offline(), no_bars():
         found, program = carried_out(writing, tasks, batch_size, limit, log)
     results = {name: figures(one) for name, one in found["results"].items()}
@@ -37,17 +41,20 @@ def scored(writing: Writing, tasks: list[Task], batch_size: int, limit: int, log
     return {"summary": shown, "tasks": results, "documents": documents, "harness": program}
 
 
+def require_harness() -> None:
+    if any(find_spec(name) is None for name in ("lm_eval", "datasets")):
+        raise needs_extra("harness", "lm_eval")
+
+
 def carried_out(
     writing: Writing, tasks: list[Task], batch_size: int, limit: int, log: Log
 ) -> tuple[dict[str, Any], str]:
     """(what the program gives, its name and version). BadInput where a template, a column or a filter does not fit the data."""
-    try:
-        from importlib.metadata import version
+    from importlib.metadata import version
 
-        from lm_eval import simple_evaluate, utils  # pyright: ignore[reportMissingImports]
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise needs_extra("harness", "lm_eval") from None
+    from lm_eval import simple_evaluate, utils  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
     from .tokens import Tokens
 
     no_foreign_metric(tasks)
@@ -102,15 +109,34 @@ def no_bars() -> AbstractContextManager[Any]:
 @contextmanager
 def offline() -> Iterator[None]:
     """Inside, its libraries fetch nothing, keep their caches in a folder that goes, and speak only where something is wrong."""
-    before = {name: os.environ.get(name) for name in (*AWAY, "HF_DATASETS_CACHE")}
     level = logging.root.manager.disable
-    with TemporaryDirectory(prefix="onnuri-") as folder:
-        os.environ.update({**dict.fromkeys(AWAY, "1"), "HF_DATASETS_CACHE": folder})
+    with TemporaryDirectory(prefix="onnuri-") as folder, patch.dict(os.environ, dict.fromkeys(AWAY, "1")):
         logging.disable(logging.WARNING)
         try:
-            yield
+            with walled(Path(folder)):
+                yield
         finally:
             logging.disable(level)
-            for name, value in before.items():
-                os.environ.pop(name)
-                os.environ.update({name: value} if value is not None else {})
+
+
+@contextmanager
+def walled(folder: Path) -> Iterator[None]:
+    """Inside, `datasets` keeps what it makes in `folder`, takes columns for what they are and not for pictures that a file says lie
+    elsewhere, and no connection is opened. Its settings are those of its first import, whatever the environment says later."""
+    from datasets import Features, config  # pyright: ignore[reportMissingImports]
+
+    plain = Features.from_arrow_schema
+    bare = staticmethod(lambda schema: plain(schema.remove_metadata()))
+    flags = {"HF_HUB_OFFLINE": True, "HF_DATASETS_OFFLINE": True}
+    places = {"HF_DATASETS_CACHE": folder, "DOWNLOADED_DATASETS_PATH": folder / "downloads"}
+    with (
+        patch.dict(vars(config), flags | places),
+        patch.object(Features, "from_arrow_schema", bare),
+        patch.object(socket.socket, "connect", unreachable),
+        patch.object(socket, "getaddrinfo", unreachable),
+    ):
+        yield
+
+
+def unreachable(*_: Any, **__: Any) -> None:
+    raise OSError("no network is used here")

@@ -12,6 +12,7 @@ from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyright: ignore[reportMissingImports]
 
 from ...decoding import Chooser, written
+from ...decoding.loop import AT_ONCE
 from ...errors import BadInput
 from ...family import Writing
 from ...operation import Log
@@ -68,8 +69,12 @@ class Tokens(TemplateLM):
         """(nats of the continuation, whether it is what would be written) of each, the longest first so that memory is known."""
         order = sorted(range(len(requests)), key=lambda row: -len(requests[row][1]) - len(requests[row][2]))
         found: dict[int, tuple[float, bool]] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        while len(found) < len(order):
+            _, before, wanted = requests[order[len(found)]]
+            size = AT_ONCE // (
+                len(self.tokenizer) * (len(before) + len(wanted))
+            )  # the logits of all places are there at once
+            rows = order[len(found) :][: max(1, min(size, self.batch_size))]
             found |= zip(rows, self.judged([requests[row][1:] for row in rows]))
             self.log.progress(len(found), len(requests), "texts judged")
         return [found[row] for row in range(len(requests))]

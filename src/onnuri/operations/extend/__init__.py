@@ -143,11 +143,13 @@ def new_rows_alone(net: nn.Module, old: nn.Module, first: int) -> Iterator[None]
     hooks = [value.register_hook(behind(axes[name], first)) for name, value in named.items() if name in axes]
     for value in frozen:
         value.requires_grad_(False)
-    yield
-    for value in frozen:
-        value.requires_grad_(True)
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for value in frozen:
+            value.requires_grad_(True)
+        for hook in hooks:
+            hook.remove()
 
 
 def behind(axes: Sequence[int], first: int) -> Callable[[Tensor], Tensor]:

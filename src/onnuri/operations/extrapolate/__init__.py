@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ...data import Data, Records
 from ...errors import BadSettings, Refusal
@@ -41,6 +41,14 @@ class Settings(FitSettings):
     largest: float = Field(0.4, gt=0, lt=1, description="share that the largest of the small nets has, about")
     check: bool = Field(False, description="train the design as well and say by how much the prediction was off")
     epochs: float = Field(1, gt=0, description="passes over the records of a run")
+
+    @model_validator(mode="after")
+    def the_nets_lie_between_two_sizes(self) -> "Settings":
+        if idle := [name for name in ("smallest", "largest") if self.nets == 1 and self.changed(name)]:
+            raise ValueError(f"{' and '.join(idle)} say nothing of one net, which is the design itself")
+        if self.smallest >= self.largest:
+            raise ValueError(f"'smallest' {self.smallest:g} must be below 'largest' {self.largest:g}")
+        return self
 
 
 def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) -> Result:
@@ -89,8 +97,6 @@ def ladder(settings: Settings, make: Make, train: Records) -> tuple[Net, list[Ne
     whole = net_at(make, 1.0, train, settings)
     if settings.nets == 1:
         return whole, [whole]
-    if settings.smallest >= settings.largest:
-        raise BadSettings(f"'smallest' {settings.smallest:g} must be below 'largest' {settings.largest:g}")
     nets: list[Net] = []
     for scale in np.geomspace(settings.smallest, settings.largest, settings.nets) ** 0.5:
         least = ALIKE * nets[-1].parameters if nets else 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...data import Data, Record, as_label
-from ...decoding import Chooser, Sampling, answer_of, shortened, written
+from ...decoding import Chooser, Sampling, answer_of, written
 from ...decoding.choosing import Answer
 from ...decoding.drafting import Tally, drafted
 from ...decoding.grammar import Bound, bound, require_form
@@ -34,7 +34,7 @@ class Task:
     settings: Settings
     form: Bound | None
     cut: int = 0
-    """Questions that were too long, and lost their middle."""
+    """Questions that were too long, and were cut."""
 
     tally: Tally = field(default_factory=Tally)
 
@@ -43,10 +43,10 @@ class Task:
         return self.settings.max_new_tokens or self.writing.most
 
     def prompts(self, records: Sequence[Record]) -> list[list[int]]:
-        """The questions in tokens; of one that leaves no room for an answer the beginning and the end."""
+        """The questions in tokens, each cut where it leaves no room for an answer."""
         room, whole = self.writing.room(self.most), self.writing.prompts(records)
         self.cut += sum(len(ids) > room for ids in whole)
-        return [shortened(ids, room) for ids in whole]
+        return [self.writing.shortened(ids, room) for ids in whole]
 
     def answers(self, records: Sequence[Record], first: int, temperatures: Sequence[float]) -> list[Answer]:
         """`first`: the number of the first of these records among all."""
@@ -105,7 +105,7 @@ def apply(
 def task_of(settings: Settings, model: Model, draft: Model | None) -> Task:
     """Refusal where an answer is not written token by token; BadInput where the draft speaks of other tokens."""
     writing = writing_of(model)
-    if writing.room(settings.max_new_tokens) < 1:
+    if writing.room(settings.max_new_tokens or writing.most) < 1:
         raise BadSettings(
             f"{settings.max_new_tokens:,} new tokens leave no room for the question: this model reads {writing.longest:,}",
             hint=f"--max-new-tokens {writing.longest // 2}",
@@ -253,7 +253,7 @@ def warn(task: Task, report: dict[str, Any], log: Log) -> None:
     if task.cut:
         log.warn(
             f"{task.cut} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
-            "they were read without their middle"
+            "they were cut to these, as in training"
         )
     right = report.get("calibration", {}).get("share_right")
     if right in (0, 1):
