@@ -23,7 +23,9 @@ def settings_of(operation: Operation, given: dict[str, Any]) -> Settings:
 
 
 def explain(fault: Any, known: list[str]) -> str:
-    name = ".".join(map(str, fault["loc"])) or "settings"
+    name = ".".join(map(str, fault["loc"]))
+    if not fault["loc"]:
+        return str(fault["ctx"]["error"])  # of several settings together
     if fault["type"] == "extra_forbidden":
         return f"there is no setting '{name}'; {propose(name, known)}"
     return f"setting '{name}': {fault['msg'][0].lower()}{fault['msg'][1:]}, found {repr(fault['input'])[:80]}"

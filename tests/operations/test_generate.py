@@ -157,17 +157,18 @@ def test_a_form_that_has_no_room_is_told():
     pytest.importorskip("llguidance")
     _, scores, result, log = generate({"regex": "[0-9]{30}", "max_new_tokens": 4})
     assert result.report["complete"] == 0 and not any(one["finished"] for one in scores)
-    assert "6 answers were cut before their form was complete" in log.warnings[0]
+    assert any("6 answers were cut before their form was complete" in one for one in log.warnings)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"json_schema": '{"type": "integer", "minimum": 5, "maximum": 3}'}, "cannot be met"),
+        ({"regex": "[0-9"}, "'regex' cannot be read: unclosed character class"),
+        ({"grammar": "start: start"}, "no text begins it"),
         ({"json_schema": '{"type":'}, "cannot be read"),
         ({"json_schema": '{"type": "shape"}'}, "json_schema"),
         ({"grammar": "start: other"}, "grammar"),
-        ({"regex": "[0-9"}, "regex"),
         ({"regex": "a", "grammar": 'start: "a"'}, "one form, found grammar and regex"),
         ({"top_k": 3}, "top_k have no effect at temperature 0"),
         ({"ahead": 2}, "no effect without a draft"),

@@ -52,7 +52,7 @@ def require_form(form: Form, text: str) -> str:
     except (ValueError, TypeError) as error:
         raise BadSettings(f"'{form}' cannot be read: {first_line(error)}") from error
     if fault := lib.LLMatcher.validate_grammar(found):
-        raise BadSettings(f"'{form}' cannot be met: {first_line(fault)}")
+        raise BadSettings(f"'{form}' cannot be {'read' if 'parse error' in fault else 'met'}: {first_line(fault)}")
     return found
 
 
@@ -63,7 +63,9 @@ def described(lib: Any, form: Form, text: str) -> str:
 
 
 def first_line(fault: Any) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    """What is wrong, in a line: the one that says so, where there is such."""
+    lines = (str(fault).strip() or type(fault).__name__).splitlines()
+    return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
 
 
 def bound(writing: Writing, form: str) -> Bound:
@@ -84,7 +86,11 @@ def bound(writing: Writing, form: str) -> Bound:
     matcher = lib.LLMatcher(tokens, form)
     if matcher.is_error():
         raise BadSettings(f"the form cannot be met: {first_line(matcher.get_error())}")
-    return Bound(matcher)
+    rule = Bound(matcher)
+    begins = set(rule.allowed(len(writing.tokenizer)).nonzero().flatten().tolist())
+    if not rule.complete and begins <= set(writing.stops):
+        raise BadSettings("the form cannot be met: no text begins it")
+    return rule
 
 
 def library() -> Any:

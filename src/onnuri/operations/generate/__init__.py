@@ -92,6 +92,8 @@ def apply(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
     fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
+    if fit:
+        warn_of(fit, log)
     heat = fit.temperature if fit else settings.confidence_temperature
     began = time.perf_counter()
     answers = task.all_answers(records, list(dict.fromkeys((1.0, heat))), log, "answers written")
@@ -158,7 +160,10 @@ def questions(settings: Settings, task: Task, data: Data | None, log: Log) -> li
             )
         log.warn(f"no column '{column}' that could be continued: every text is written from nothing")
     if data is not None:
-        return data.records.list()
+        found = data.records.list()
+        if empty := sum(not record.get(column) for record in found if column in record):
+            log.warn(f"{empty:,} of {len(found):,} questions are empty: their answers are written from nothing")
+        return found
     if not settings.prompt:
         raise BadSettings("nothing is asked", hint="--prompt TEXT, or --data with a column of questions")
     return [{column: settings.prompt}]
@@ -179,6 +184,16 @@ def fitted(task: Task, calibration: Data, log: Log) -> confidence.Calibration:
     right = [confidence.same(task.text(one), wanted) for one, (_, wanted) in zip(answers, known)]
     nats = np.stack([answer.nats.numpy() for answer in answers]).astype(np.float64)
     return confidence.fitted(nats, np.array(right))
+
+
+def warn_of(fit: confidence.Calibration, log: Log) -> None:
+    if fit.right in (0, 1):
+        log.warn(
+            f"all answers to calibrate by are {'right' if fit.right else 'wrong'}: confidence only says the same of the others; "
+            "questions of which some are answered rightly tell them apart"
+        )
+    elif fit.error["fitted"] > fit.error["as it is"]:
+        log.warn("the fitted confidence is further from the truth than the plain one: more answers to calibrate by")
 
 
 def facts(found: confidence.Calibration) -> dict[str, Any]:
@@ -254,12 +269,6 @@ def warn(task: Task, report: dict[str, Any], log: Log) -> None:
         log.warn(
             f"{task.cut} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
             "they were cut to these, as in training"
-        )
-    right = report.get("calibration", {}).get("share_right")
-    if right in (0, 1):
-        log.warn(
-            f"all answers to calibrate by are {'right' if right else 'wrong'}: confidence only says the same of the others; "
-            "questions of which some are answered rightly tell them apart"
         )
     if task.form is not None and report["complete"] < report["answers"]:
         log.warn(

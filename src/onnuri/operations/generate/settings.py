@@ -21,9 +21,12 @@ def read(value: object) -> object:
     if value.startswith("@@"):
         return value[1:]
     try:
-        return Path(value[1:]).read_text(encoding="utf-8")
+        text = Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the file {value[1:]} cannot be read as text: {type(error).__name__}") from error
+    if not text.strip():
+        raise ValueError(f"the file {value[1:]} is empty")
+    return text
 
 
 Text = Annotated[str, BeforeValidator(read)]
