@@ -148,7 +148,9 @@ def test_tables_of_embeddings_are_not_counted():
 @pytest.mark.parametrize(
     "settings, error, said",
     [
-        ({"nets": 2, "amounts": 2}, BadSettings, "2 sizes of nets on 2 amounts of records are too few: the law has 5"),
+        ({"nets": 3, "amounts": 1}, BadSettings, "3 sizes of nets on 1 amounts of records are too few: the law has 3"),
+        ({"nets": 2, "amounts": 3}, BadSettings, "two sizes of nets do not tell a floor from a slope"),
+        ({"nets": 3, "smallest": 0.39, "amounts": 3}, BadSettings, "two sizes of nets"),
         ({"nets": 1, "amounts": 3}, BadSettings, "the law has 3 numbers"),
         ({"nets": 1, "largest": 0.3}, ValidationError, "largest say nothing of one net"),
         ({"smallest": 0.5}, ValidationError, "'smallest' 0.5 must be below 'largest' 0.4"),

@@ -118,6 +118,11 @@ def plan(settings: Settings, whole: Net, nets: list[Net], records: int, share: f
             "smaller nets of this design are as large as it, since widths are whole numbers",
             "a wider --config, or --nets 1",
         )
+    if len(nets) == 2:
+        raise BadSettings(
+            "two sizes of nets do not tell a floor from a slope: any least loss fits them with some exponent",
+            hint="--nets 3 or more, of a design wide enough that widths, whole numbers, differ; or --nets 1 --amounts 4",
+        )
     if len(planned) <= least:
         raise BadSettings(
             f"{len(nets)} sizes of nets on {len(amounts)} amounts of records are too few: the law has {least} numbers to find",
