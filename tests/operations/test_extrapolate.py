@@ -1,6 +1,7 @@
 """extrapolate: the law against one that is known and against scipy, the runs taken up again, and what it cannot say."""
 
 import json
+from dataclasses import replace
 from xml.dom.minidom import parseString
 
 import numpy as np
@@ -12,8 +13,8 @@ from command import onnuri, refused
 from onnuri.errors import BadSettings, Refusal
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.extrapolate import OPERATION, Settings, runs
-from onnuri.operations.extrapolate.law import descended, fit_law, huber, left_out, predicted, slopes, starts
+from onnuri.operations.extrapolate import OPERATION, Settings, doubts, runs
+from onnuri.operations.extrapolate.law import Law, descended, fit_law, huber, left_out, predicted, slopes, starts
 from onnuri.operations.train import Settings as TrainSettings
 from onnuri.operations.train import objective_of, started
 from onnuri.registry import family
@@ -74,6 +75,17 @@ def test_no_start_of_another_method_ends_lower():
     assert ours <= theirs * (1 + 1e-6)
 
 
+def test_a_law_that_explains_nothing_is_doubted():
+    axes, losses = ["parameters", "records"], known(GRID)
+    assert not list(doubts(fit_law(GRID, losses), losses, 1e-6, axes))
+    flat = Law(np.log([1.0, 1.0, 0.3, 1.0, 1e-5]), np.array([1.0, 1.0]))
+    (of_records,) = doubts(flat, losses, 1e-6, axes)
+    assert "by records, whose exponent is 1e-05" in of_records
+    spread = losses.max() / losses.min() - 1
+    (whole,) = doubts(fit_law(GRID, losses), losses, spread, axes)
+    assert f"off by up to {spread:.1%} from losses that differ by {spread:.1%}" in whole
+
+
 # --------------------------------------------------------------------------------------------------------------- the runs
 
 
@@ -103,6 +115,16 @@ def test_the_prediction_is_checked_by_training_the_design():
 )
 def test_an_axis_that_does_not_vary_has_no_term(settings, axes):
     assert [name for name in carried_out(**settings)["law"] if name != "least_loss"] == axes
+
+
+def test_losses_that_follow_no_law_are_told(monkeypatch):
+    """One and the same for every run: there is nothing that a size or an amount could explain."""
+    trained, log = runs.trained, Quiet()
+    monkeypatch.setattr(runs, "trained", lambda *given: replace(trained(*given), loss=0.5))
+    carried_out(log)
+    assert any(
+        "the law explains nothing, since" in text and "no better than the losses" in text for text in log.warnings
+    )
 
 
 def test_a_killed_search_keeps_what_it_finished(monkeypatch):

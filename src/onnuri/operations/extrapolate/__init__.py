@@ -8,7 +8,7 @@ that a training sees. Each small training is a whole one, with warm-up and decay
 How it is fitted, says `law.py`. The design itself is trained only where the prediction is to be checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from .picture import drawn
 from .runs import Make, Net, Run, carried_out, net_at, outside_embeddings, seed_of
 
 ALIKE = 1.02  # times the parameters of another net: no other size
+FLAT = 1e-3  # an exponent below it: a thousand times as much brings the loss's term down by less than a hundredth
 
 
 class Settings(FitSettings):
@@ -65,6 +66,10 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
     known, axes = runs[: len(planned)], axes_of(planned)
     law, losses = fitted(known, axes)
     report = told(law, losses, known, runs[len(planned) :], target, axes, settings)
+    for doubt in doubts(law, losses, report["largest_error_of_the_fit"], axes):
+        log.warn(
+            f"{doubt}: the prediction is no better than the losses that it was fitted to, however narrow its range"
+        )
     report["training_the_design_would_take_seconds"] = round(costs([target], [*nets, whole])[0], 1)
     return Result(report=report, charts=[drawn(report, law, axes)])
 
@@ -162,6 +167,17 @@ def fitted(runs: list[Run], axes: list[str]) -> tuple[Law, np.ndarray]:
             "its losses are not all above 0, so that no power law holds for them", "compare the scores of several sizes"
         )
     return fit_law(points_of(runs, axes), losses), losses
+
+
+def doubts(law: Law, losses: np.ndarray, error: float, axes: list[str]) -> Iterator[str]:
+    """Why the law explains nothing, where it does not. `error`: the largest of the fit."""
+    spread = float(losses.max() / losses.min() - 1)
+    if error >= spread:
+        yield f"the law explains nothing, since it is off by up to {error:.1%} from losses that differ by {spread:.1%}"
+    for place, name in enumerate(axes):
+        exponent = law.term(place)[1]
+        if exponent < FLAT:
+            yield f"the law explains nothing by {name}, whose exponent is {exponent:.1g}"
 
 
 def told(
