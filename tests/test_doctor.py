@@ -100,8 +100,12 @@ def test_dead_units(functional):
     assert "dead-units" in findings(net)
 
 
-def test_overfitting():
-    assert "overfitting" in findings(mlp(width=256), points(64, 0, 1.0, True), points(256, 1, 1.0, True), epochs=80)
+@pytest.mark.parametrize("patience", [0, 60])
+def test_overfitting(patience):
+    """Nobody who has set a patience, and so gets the best net, is told of it."""
+    train, held = points(64, 0, 1.0, True), points(256, 1, 1.0, True)
+    found = findings(mlp(width=256), train, held, epochs=80, patience=patience)
+    assert ("overfitting" in found) == (not patience)
 
 
 def test_not_a_number_in_the_data_names_the_entry():

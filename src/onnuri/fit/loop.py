@@ -241,7 +241,9 @@ class Loop:
             drift = sum(rate for _, rate in progress.curves["learning_rate"]) / typical_size(
                 p for ps in self.trained.values() for p in ps
             )
-            loss, validation, done = progress.curves["loss"], progress.curves["validation"], progress.step == self.total
+            loss, done = progress.curves["loss"], progress.step == self.total
+            # with patience the best net is what stays, and there is no overfitting to tell of
+            validation = [] if self.settings.patience else progress.curves["validation"]
             self.find(doctor.check_curves(loss, validation, drift, done))
 
     # ---------------------------------------------------------------------------------------------------- parts of a step
