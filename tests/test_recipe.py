@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from command import SMALL, leftovers, onnuri, process, refused
 from onnuri import ledger, recipe
 from onnuri.data import SPLITS, digest_of, records_of
-from onnuri.errors import OnnuriError
+from onnuri.errors import BadSettings, BrokenPromise, OnnuriError, Refusal
 from onnuri.recipe import read_recipe, run_recipe
 from onnuri.sources import Data
 from test_cli import imported
@@ -144,9 +144,30 @@ def test_what_was_finished_stays_when_a_later_step_fails(tmp_path):
     )
     refused(onnuri("run", path, "--out", out, "--json"), "packed")
     kept = {name: ledger.read(out / name)[-1]["digest"] for name in ("base", "q")}
-    refused(onnuri("run", path, "--out", out), "packed")
+    refused(onnuri("run", path, "--out", out), "step 'again' (quantize): ", "packed")
     assert kept == {name: ledger.read(out / name)[-1]["digest"] for name in ("base", "q")}
     assert not (out / "again").exists() and not leftovers(out)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BadSettings("one fault", "another", hint="this"), Refusal("one fault", "this"), BrokenPromise("one fault")],
+)
+def test_a_fault_found_while_a_step_runs_names_the_step(error, tmp_path, monkeypatch):
+    """It stays the error that it was, with its hint, so that the command ends as it would have without a recipe."""
+
+    def fails(*given):
+        raise error
+
+    monkeypatch.setattr("onnuri.run.execute", fails)
+    hint, count = error.hint, len(error.faults)
+    with pytest.raises(type(error)) as caught:
+        run_recipe(str(written(SHORT, tmp_path / "short.yaml")), tmp_path / "out", quiet=True)
+    assert caught.value is error and error.hint == hint and len(error.faults) == count
+    assert str(error).startswith("step 'base' (train): one fault")
+    assert all(fault.startswith("step 'base' (train): ") and fault in str(error) for fault in error.faults)
+    if isinstance(error, Refusal):
+        assert (error.why, error.instead) == ("step 'base' (train): one fault", "this")
 
 
 def test_a_step_named_as_the_report(tmp_path):

@@ -9,7 +9,14 @@ class OnnuriError(Exception):
 
     def __init__(self, *faults: str, hint: str = ""):
         self.faults, self.hint = faults, hint
-        super().__init__("\n".join(faults) + (f"\n  try: {hint}" if hint else ""))
+        super().__init__(*faults)
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults) + (f"\n  try: {self.hint}" if self.hint else "")
+
+    def found_in(self, place: str) -> None:
+        """Let each fault begin with where it was found; hint and class stay."""
+        self.faults = tuple(f"{place}: {fault}" for fault in self.faults)
 
 
 class BadInput(OnnuriError):
@@ -28,8 +35,15 @@ class Refusal(OnnuriError):
     """The operation is sound but this model cannot take it: `why`, and what to do `instead`."""
 
     def __init__(self, why: str, instead: str):
-        self.why, self.instead = why, instead
         super().__init__(why, hint=instead)
+
+    @property
+    def why(self) -> str:
+        return self.faults[0]
+
+    @property
+    def instead(self) -> str:
+        return self.hint
 
 
 class BrokenPromise(OnnuriError):

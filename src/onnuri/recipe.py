@@ -294,6 +294,9 @@ def carry_out(step: Step, out: Path, quiet: bool) -> dict[str, Any]:
     write_text(note, step.key)
     try:
         line = execute(step.operation, step.settings, inputs, folder, step.options, quiet)
+    except OnnuriError as error:
+        error.found_in(f"step '{step.name}' ({step.operation})")
+        raise
     finally:
         if not folder.exists():
             note.unlink(missing_ok=True)
