@@ -393,6 +393,26 @@ def test_one_record_per_document_read_when_asked_for(folder, monkeypatch):
     assert records[4] == {"text": "x", "source": "sub/c.docx"} and read == ["c.docx"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [("햏 보고서.txt".encode("cp949"), "햏 보고서.txt"), ("é.txt".encode("latin-1") + b"\xff.md", "\\xe9.txt\\xff.md")],
+)
+def test_names_that_are_not_utf8_can_be_written(stored, name, tmp_path):
+    folder = tmp_path / "글"
+    folder.mkdir()
+    path = os.fsencode(folder) + b"/" + stored
+    try:
+        Path(os.fsdecode(path)).write_text("x")
+    except OSError:
+        pytest.skip("this file system keeps names in UTF-8 alone")
+    records = open_documents(str(folder)).records
+    assert records[0] == {"text": "x", "source": name}
+    Path(os.fsdecode(path)).write_bytes(b"\x00\xff\x00")
+    with pytest.raises(BadInput) as found:
+        records.list()
+    assert str(folder / name) in str(found.value) and found.value.faults[0].encode()
+
+
 def test_a_fault_names_its_file_when_it_is_asked_for(folder, put):
     put("papers/bad.pdf", b"no pdf")
     put("papers/sub/scan.pdf", pdf(b""))

@@ -1,15 +1,19 @@
 """The five ways in which Onnuri says no. Each is a message for a person; the command line ends with exit code 2."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+NOT_UTF8 = re.compile("[^/\\s]*[\udc80-\udcff][^/\\s]*")
+"""A part of a path, or a word, that Python could not decode. No byte of a character in CP949 is a slash or a space."""
 
 
 class OnnuriError(Exception):
     """What is wrong, what was found, what would work and what to type. All faults of one input at once."""
 
     def __init__(self, *faults: str, hint: str = ""):
-        self.faults, self.hint = faults, hint
-        super().__init__(*faults)
+        self.faults, self.hint = tuple(map(readable, faults)), readable(hint)
+        super().__init__(*self.faults)
 
     def __str__(self) -> str:
         return "\n".join(self.faults) + (f"\n  try: {self.hint}" if self.hint else "")
@@ -64,3 +68,17 @@ def propose(wrong: str, known: Iterable[str]) -> str:
 def needs_extra(extra: str, package: str) -> MissingExtra:
     """The error for an optional library that is not installed: it names the extra that brings it."""
     return MissingExtra(f"this needs {package}, which is not installed", hint=f"pip install 'onnuri[{extra}]'")
+
+
+def readable(text: str) -> str:
+    """Text that can be written, with the names in it of files that were not named in UTF-8: those of old Windows archives
+    are in CP949, the bytes of others are written out."""
+
+    def decoded(name: re.Match[str]) -> str:
+        stored = name[0].encode("utf-8", "surrogateescape")
+        try:
+            return stored.decode("cp949")
+        except UnicodeDecodeError:
+            return stored.decode("utf-8", "backslashreplace")
+
+    return NOT_UTF8.sub(decoded, text)

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import sounds
 from ..data import Kind, Record, Records, records_of
-from ..errors import BadInput
+from ..errors import BadInput, readable
 from .documents import ENDINGS, read_document
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -46,7 +46,7 @@ def read_class_folders(roots: list[Path]) -> tuple[Records, dict[str, Sequence[i
         what = "holds images and sounds at once" if found else "holds no images and no sounds"
         raise BadInput(f"{roots[0]} {what}", hint=f"one folder per class, files ending in {', '.join(kinds)}")
     kind = found[0]
-    labels = [p.parent.name for p in paths]
+    labels = [readable(p.parent.name) for p in paths]
 
     def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
         decode = decode_image if kind == "image" else sounds.decode_sound
@@ -108,7 +108,7 @@ def chunk_records(paths: list[Path], folder: Path) -> Records:
 
 def document_records(paths: list[Path], folder: Path) -> Records:
     """One record per document, read when its text is asked for; `source`: its path below `folder`."""
-    sources = [path.relative_to(folder).as_posix() for path in paths]
+    sources = [readable(path.relative_to(folder).as_posix()) for path in paths]
     read = {"text": lambda i: read_document(paths[i]), "source": lambda i: sources[i]}
 
     def get(rows: Sequence[int], names: Collection[str]) -> list[Record]:
