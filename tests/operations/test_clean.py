@@ -515,7 +515,8 @@ def test_data_without_texts_are_refused(tmp_path):
 def test_settings_that_are_wrong_or_have_no_effect(table, tmp_path):
     command = ("clean", "--data", table, "--out", tmp_path / "out")
     refused(onnuri(*command, "--mask", "emial"), "'emial'", "known: email, resident")
-    refused(onnuri(*command, "--limits", "word=3"), "'word'", "words")
+    refused(onnuri(*command, "--limits", "word=3"), "there is no rule 'word'; did you mean words")
+    refused(onnuri(*command, "--limits", "words=abc"), "'words' must be a number, found 'abc'")
     refused(onnuri(*command, "--overlap", "8"), "without an evaluation set")
     refused(onnuri(*command, "--rules", "none", "--limits", "words=3"), "'limits' has no effect on 'words'")
     refused(onnuri(*command, "--rules", "short", "--limits", "words=3"), "no rule of the set 'short'", "letters, runs")

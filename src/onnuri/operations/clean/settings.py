@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from ...data import Records
-from ...errors import BadSettings
+from ...errors import BadSettings, propose
 from ...operation import Settings as Base
 from .personal import KINDS
 from .reading import read
@@ -50,9 +50,14 @@ class Settings(Base):
     @classmethod
     def known_rules(cls, value: dict) -> dict:
         names = [rule.name for rule in RULES]
-        wrong = [name for name, limit in value.items() if name not in names or not is_bound(limit)]
-        if wrong:
-            raise ValueError(f"no rule and number is {', '.join(map(repr, wrong))}; rules: {', '.join(names)}")
+        faults = [f"there is no rule '{name}'; {propose(name, names)}" for name in value if name not in names]
+        faults += [
+            f"'{name}' must be a number, found {limit!r}"
+            for name, limit in value.items()
+            if name in names and not is_bound(limit)
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
         return value
 
     @property
