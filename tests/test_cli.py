@@ -154,6 +154,14 @@ def test_predict_needs_no_answers_and_reads_none(model, tmp_path):
         assert out.read_text().count('"label"') == 150
 
 
+def test_a_column_of_the_user_is_not_overwritten_by_the_scores(model, tmp_path):
+    rows = pl.DataFrame(json.loads(line) for line in questions(model, tmp_path).read_text().splitlines())
+    rows.with_columns(label_scores=pl.lit("mine")).write_csv(tmp_path / "mine.csv")
+    out = tmp_path / "out.jsonl"
+    refused(onnuri("predict", model, "--data", tmp_path / "mine.csv", "--out", out), "'label_scores'", "rename")
+    assert not out.exists()
+
+
 def questions(model: Path, folder: Path) -> Path:
     out = folder / "all.jsonl"
     onnuri("predict", model, "--data", "builtin:iris", "--out", out)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
-from .data import Data
-from .errors import Refusal
+from .data import Data, Records
+from .errors import BadInput, Refusal
 from .operation import Operation, Settings
 
 
@@ -43,7 +43,17 @@ def opened_models(
         for role, one in data.items():
             asked = is_asked(operation.takes[role]) or (operation.gives == "records" and role == "data")
             model.check(one.records, judged=not asked)
+            if operation.gives == "records" and role == "data":
+                require_place(one.records, f"{model.answer}_scores")
     return found
+
+
+def require_place(records: Records, name: str) -> None:
+    """BadInput where a column stands where something of each answer will be written."""
+    if name in records.fields:
+        raise BadInput(
+            f"the column '{name}' would be lost: the scores of the answers are written there", hint="rename that column"
+        )
 
 
 def is_asked(kind: str) -> bool:
