@@ -162,6 +162,17 @@ def test_a_column_of_the_user_is_not_overwritten_by_the_scores(model, tmp_path):
     assert not out.exists()
 
 
+def test_whole_numbers_come_back_as_they_went_in(model, tmp_path):
+    rows = pl.DataFrame(json.loads(line) for line in questions(model, tmp_path).read_text().splitlines())
+    ids = pl.Series([None, 1000, *range(2**60 + 1, 2**60 + len(rows) - 1)])
+    rows.with_columns(id=ids).write_csv(tmp_path / "ids.csv")
+    onnuri("predict", model, "--data", tmp_path / "ids.csv", "--out", tmp_path / "out.jsonl")
+    found = [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert found == ids.to_list() and {type(one) for one in found[1:]} == {int}
+    onnuri("predict", model, "--data", tmp_path / "ids.csv", "--out", tmp_path / "out.csv")
+    assert pl.read_csv(tmp_path / "out.csv")["id"].to_list() == ids.to_list()
+
+
 def questions(model: Path, folder: Path) -> Path:
     out = folder / "all.jsonl"
     onnuri("predict", model, "--data", "builtin:iris", "--out", out)

@@ -38,6 +38,14 @@ def test_kinds_and_answer_are_inferred(table):
     assert data.records.answer == "label" and data.records[0]["label"] in {"0", "1", "2"}
 
 
+def test_whole_numbers_keep_their_digits_and_have_the_digest_of_their_floats(tmp_path):
+    whole = pl.DataFrame({"id": [1234567890123456789, None, -1000]})
+    whole.write_csv(tmp_path / "whole.csv")
+    whole.cast(pl.Float64).write_parquet(tmp_path / "floats.parquet")
+    one, other = (open_data(str(tmp_path / name)) for name in ("whole.csv", "floats.parquet"))
+    assert list(one.records.column("id")) == [1234567890123456789, None, -1000] and one.digest == other.digest
+
+
 @pytest.mark.parametrize("write", ["write_parquet", "write_ndjson"])
 def test_formats_agree(table, tmp_path, write):
     path = tmp_path / f"t.{ {'write_parquet': 'parquet', 'write_ndjson': 'jsonl'}[write] }"
@@ -125,7 +133,7 @@ def test_builtin(name, rows, answer):
 def test_the_users_own_choice_of_columns(table):
     data = open_data(str(table[0]), answer="color", fields={"label": "number", "size": "number"})
     assert data.records.fields == {"size": "number", "color": "category", "label": "number"}
-    assert isinstance(data.records[0]["label"], float)
+    assert isinstance(data.records[0]["label"], int)
 
 
 def test_bad_input_says_what_to_do(table, tmp_path):

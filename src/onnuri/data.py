@@ -1,8 +1,8 @@
 """Records: what a model is trained on and asked. Fields have kinds, one field is the answer, splits are made by hash.
 
 A record is a dict of fields. The kinds of a field and the Python value that a record holds:
-`number` float or None, `category` str or None, `text` str, `image` numpy uint8 (height, width) or (height, width, 3),
-`audio` a Sound, `series` numpy float32 (times, channels).
+`number` float, int in a column of whole numbers, or None, `category` str or None, `text` str,
+`image` numpy uint8 (height, width) or (height, width, 3), `audio` a Sound, `series` numpy float32 (times, channels).
 Reading the formats is the work of `sources`.
 """
 
@@ -166,6 +166,8 @@ def digest_of(record: Record) -> int:
         value = record[name]
         if isinstance(value, Sound):
             name, value = f"{name}{value.rate}", value.samples
+        if type(value) is int:
+            value = float(value)  # a column of whole numbers has points in one file and none in another
         if isinstance(value, np.ndarray):
             state.update(f"{name}{value.shape}".encode() + value.tobytes())
         else:

@@ -101,8 +101,8 @@ def clock_of(table: Records) -> str | None:
 
 def seconds(stamp: Any) -> float | None:
     """A time stamp in seconds; None where it is none. Dates may be written with -, / or dots."""
-    if stamp is None or isinstance(stamp, float):
-        return stamp
+    if stamp is None or isinstance(stamp, (int, float)):
+        return None if stamp is None else float(stamp)
     try:
         time = datetime.fromisoformat(stamp[:10].replace("/", "-").replace(".", "-") + stamp[10:])
     except ValueError:

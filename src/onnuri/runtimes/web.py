@@ -176,7 +176,8 @@ def field(name: str, kind: str, records: Records, described: dict[str, Any]) -> 
     some = records.some(LOOKED_AT)
     found = {"name": name, "kind": kind}
     if kind == "number":
-        values = np.array([value for value in some.column(name) if value is not None and np.isfinite(value)])
+        values = np.array([value for value in some.column(name) if value is not None], dtype=np.float64)
+        values = values[np.isfinite(values)]
         low, usual, high = np.quantile(values, (0.01, 0.5, 0.99)) if len(values) else (0.0, 0.0, 1.0)
         whole = bool(len(values)) and not (values % 1).any()
         return found | {"low": short(low), "usual": short(usual), "high": short(high), "whole": whole}

@@ -168,6 +168,8 @@ def bytes_of(column: pl.Series) -> pl.Series:
 
 def read_column(column: pl.Series, kind: Kind, path: Path, rows: Sequence[int]) -> list:
     """The values of a part of a column; `rows`: where they stand in the table."""
+    if kind == "number" and column.dtype.is_integer():
+        return column.to_list()
     if kind == "number":
         return [None if v is None or v != v else float(v) for v in column.to_list()]
     if kind == "image":
