@@ -66,7 +66,7 @@ class Place:
 def started(*words: object, folder: Path | None = None) -> Done:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, cwd=folder, env=environment, timeout=180
+        [str(word) for word in words], capture_output=True, text=True, cwd=folder, env=environment, timeout=600
     )
     return Done(done.returncode, done.stdout, done.stderr)
 

@@ -302,7 +302,7 @@ def test_an_export_counts_what_is_shared_once(bench, folder_shared):
 )
 def test_every_operation_keeps_its_promises_or_refuses(bench, folder_shared, operation):
     record = registry.operation(operation)
-    out = {"records": "answers.jsonl", "report": ""}.get(record.gives, f"then-{operation}")
+    out = {"records": f"{operation}.jsonl", "report": ""}.get(record.gives, f"then-{operation}")
     try:
         line = carried_out(bench, operation, out, folder_shared, **bench.settings(record))
     except OnnuriError as error:
