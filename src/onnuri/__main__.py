@@ -50,7 +50,9 @@ def explain(error: BaseException) -> int:
     from .errors import OnnuriError
 
     if interrupted or isinstance(error, (KeyboardInterrupt, Abort)):
-        say("stopped; everything finished is intact, and the same command goes on from the state kept last, if there is one")
+        say(
+            "stopped; everything finished is intact, and the same command goes on from the state kept last, if there is one"
+        )
     elif isinstance(error, ClickException):
         error.show()
     elif isinstance(error, OnnuriError):
