@@ -82,7 +82,7 @@ def read_data(path: Path, **options: Any) -> None:
 def check_value(value: Any, kind: str, name: str) -> None:
     """What data.py promises of a value of each kind."""
     right = {
-        "number": lambda: value is None or (type(value) is float and math.isfinite(value)),
+        "number": lambda: value is None or (type(value) in (int, float) and math.isfinite(value)),
         "category": lambda: value is None or isinstance(value, str),
         "text": lambda: isinstance(value, str),
         "image": lambda: value.dtype == np.uint8 and value.shape[2:] in ((), (3,)) and value.size,
