@@ -8,8 +8,9 @@ from .harness import Race, Row, Side
 
 MADE = ("python", "{here}/sides/decoding.py", "--data", "{data}", "--kept", "{kept}", "--size", "20")
 SPEED = ("tokens_per_second", "tokens/s", "higher")
-GOALS = {1: {"onnuri": 4.0, "onnx": 4.0, "torch": 2.5}, 16: {"onnuri": 2.3, "onnx": 2.3, "torch": 2.3}}
-NAMES = {"onnuri": "llama.cpp", "onnx": "ONNX Runtime", "torch": "torch"}
+NAMES = {"onnuri": "llama.cpp", "onnx": "ONNX Runtime", "torch": "torch", "compiled": "torch, compiled"}
+GOALS = {1: {"onnuri": 4.0, "onnx": 4.0, "compiled": 2.5}, 16: dict.fromkeys(("onnuri", "onnx", "compiled"), 2.3)}
+"""The goals are of the best runtime, and of torch the faster way; eagerly it has to keep up."""
 
 
 def side(name: str, batch: int, called: str) -> Side:
@@ -30,7 +31,10 @@ def side(name: str, batch: int, called: str) -> Side:
 
 def race(runtime: str, batch: int) -> Race:
     library = side("transformers", batch, "transformers")
-    rows = {library.name: (Row(*SPEED, GOALS[batch][runtime]),), "": (Row("unlike", "texts", "lower", 0.0, "ours"),)}
+    rows = {
+        library.name: (Row(*SPEED, GOALS[batch].get(runtime, 1.0)),),
+        "": (Row("unlike", "texts", "lower", 0.0, "ours"),),
+    }
     case = f"20 M Llama, fp32, {batch} at once, by {NAMES[runtime]}"
     return Race(case, side(runtime, batch, "onnuri"), (library,), rows, MADE, repeats=3)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from onnuri.__main__ import main
@@ -46,7 +47,7 @@ def process(*words: object, folder: Path | None = None, python: tuple[str, ...] 
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def some(all_of: Iterable[str], few: Iterable[str]) -> list[str]:
+def some(all_of: Iterable[Any], few: Iterable[Any]) -> list[Any]:
     """A few of a kind, unlike each other; with ONNURI_ALL=1 all, which is many minutes more."""
     return list(all_of if "ONNURI_ALL" in os.environ else few)
 

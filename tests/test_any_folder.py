@@ -37,7 +37,7 @@ UNNAMED = {
     "RegNetForImageClassification": WIDE | {"embedding_size": 8, "groups_width": 4},
     "SegformerForImageClassification": WIDE | {"num_attention_heads": [1, 2, 2, 4]},
 }  # fmt: skip
-ODD = ("OPTForCausalLM", "ElectraForMaskedLM", "SegformerForImageClassification")
+ODD = ("OPTForCausalLM", "SegformerForImageClassification")
 """One of a kind."""
 
 REFUSED = {"MambaForCausalLM": "export"}  # a scan over places, which a graph of any length cannot say

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from command import onnuri
+from command import onnuri, some
 from folders import save, sentences
 from pages import aligned, blocks_of, commands_of, masked, play, same, shown
 
@@ -32,6 +32,9 @@ NOT_RUN = {
     "docs/howto/tasks.md": 1,
 }
 """How many blocks of a page are marked as not run, each with its reason; all others are."""
+
+LONG = tuple(f"docs/howto/{name}.md" for name in ("adopt", "compare", "data", "devices", "extrapolate", "plugin"))
+"""Pages that take many seconds, of commands that other pages or tests run as well."""
 
 PROSE = [ROOT / "CONTRIBUTING.md", *(ROOT / name for name in ("README.md", "README.ko.md")), *DOCS.rglob("*.md")]
 
@@ -57,7 +60,7 @@ def readers_own_files(folder: Path) -> None:
     assert onnuri("train", *words, "--out", student).code == 0
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", some(PAGES, [name for name in PAGES if name not in LONG]))
 def test_a_page_runs_and_prints_what_it_shows(name, tmp_path):
     if name == "README.md":
         readers_own_files(tmp_path)

@@ -28,7 +28,7 @@ from onnuri.weights.matrices import weights
 from onnuri.weights.packed import FORMATS
 from onnuri.weights.weightnorm import fold_norms
 
-FEW = ("llama_tied", "gemma2", "mixtral", "gpt2", "bert", "resnet", "mobilenet", "wav2vec2", "unet")
+FEW = ("llama_tied", "mixtral", "bert", "resnet", "mobilenet", "wav2vec2")
 Maker = Callable[..., Path]
 
 
@@ -320,7 +320,7 @@ def test_dynamic_int8_reopens_bit_for_bit(name, made, data, packed):
     assert float((again - rounded).abs().max()) <= (1e-3 if name == "resnet" else 0.0)
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "llama_bf16", "resnet"])
+@pytest.mark.parametrize("name", some(("llama_tied", "llama_bf16", "resnet"), ("llama_bf16", "resnet")))
 def test_a_float_export_holds_no_codes_and_is_larger(name, made, data, packed, tmp_path):
     import onnx
 

@@ -1,7 +1,7 @@
 """What the sides of the races over decoding share: a Llama with random weights, in every form, and the clock.
 
 python benchmarks/sides/decoding.py --data DATA --kept FOLDER --size 79     makes the model, its exports, and what is to be written
-python benchmarks/sides/decoding.py --kept FOLDER --size 79 --side onnuri|onnx|torch|raw|transformers --form F --batch N    runs one
+python benchmarks/sides/decoding.py --kept FOLDER --size 79 --side S --form F --batch N    runs one
 
 What is to be written is what transformers writes in fp32, with the margin between the two likeliest tokens at each place. Another
 kernel sums in another order: a text that leaves it where that margin is below NEAR does not count as unlike.
@@ -117,17 +117,27 @@ def torch_itself(kept: Path, size: str, form: str, prompts: list[list[int]]) -> 
     return written_by(kept / f"llama-{size}", prompts)
 
 
-def written_by(folder: Path, prompts: list[list[int]]) -> Decode:
+def compiled(kept: Path, size: str, form: str, prompts: list[list[int]]) -> Decode:
+    """As `generate --compile` does; the minute of compiling does not count."""
+    return written_by(kept / f"llama-{size}", prompts, compiling=True)
+
+
+def written_by(folder: Path, prompts: list[list[int]], compiling: bool = False) -> Decode:
     """What `generate` does on whichever runtime the folder is for, without a stop."""
     from dataclasses import replace
 
     import torch
 
     from onnuri.decoding import Chooser, written
+    from onnuri.decoding.compiled import compiled_if_it_pays
     from onnuri.model import open_model
+    from onnuri.operation import Quiet
 
     model = open_model(folder)
     writing = model.family.writing(model.net, replace(model.assets, stops=()))
+    if compiling:
+        with torch.inference_mode():
+            writing = compiled_if_it_pays(model.net, writing, prompts, Quiet())
 
     def decode() -> list[list[int]]:
         with torch.inference_mode():
@@ -194,7 +204,14 @@ def library(kept: Path, size: str, form: str):
     return net
 
 
-SIDES = {"onnuri": onnuri, "onnx": onnx, "torch": torch_itself, "raw": raw, "transformers": transformers}
+SIDES = {
+    "onnuri": onnuri,
+    "onnx": onnx,
+    "torch": torch_itself,
+    "compiled": compiled,
+    "raw": raw,
+    "transformers": transformers,
+}
 
 if __name__ == "__main__":
     main()

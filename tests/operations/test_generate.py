@@ -8,10 +8,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import torch._inductor
 
 from command import onnuri, refused
 from onnuri import plan, registry
 from onnuri.data import Data, records_of
+from onnuri.decoding import compiled
 from onnuri.decoding.choosing import Noise, Sampling
 from onnuri.errors import BadInput, BadSettings, MissingExtra, Refusal
 from onnuri.families import next_token
@@ -52,6 +54,32 @@ def generate(settings: dict | None = None, data: Data | None = None, **inputs):
     result = GENERATE.apply(plan.settings_of(GENERATE, settings or {}), log, **found)
     answers = [record["text"] for record in result.records]
     return answers, [record["text_scores"] for record in result.records], result, log
+
+
+def test_a_compiled_step_writes_the_same(monkeypatch):
+    """Whatever the number of answers; what a step before it gave goes on in it."""
+    monkeypatch.setattr(compiled, "GAIN", 1e9)  # of a net this small it may not pay
+    plain, told, _, _ = generate({"max_new_tokens": 6, "batch_size": 4})
+    fast, again, _, log = generate({"max_new_tokens": 6, "batch_size": 4, "compile": True})
+    assert fast == plain and "compiled in" in log.warnings[-1] and log.warnings[-1].endswith(": kept")
+    assert [one["logprob"] for one in again] == pytest.approx([one["logprob"] for one in told], abs=1e-4)
+
+
+def test_what_cannot_be_compiled_is_written_eagerly(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no C++ compiler here\nand more")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", fail)
+    answers, _, _, log = generate({"max_new_tokens": 3, "compile": True})
+    assert answers == generate({"max_new_tokens": 3})[0]
+    assert log.warnings[-1] == "not compiled, written eagerly: no C++ compiler here"
+    monkeypatch.setattr(
+        compiled, "compiled", lambda step, *_: lambda batch, memory: [2 * x for x in step(batch, memory)]
+    )
+    _, _, _, log = generate({"max_new_tokens": 3, "compile": True})
+    assert log.warnings[-1].endswith("not kept"), "another program than the net"
+    with pytest.raises(BadSettings, match="reads one token"):
+        generate({"compile": True}, draft=smaller())
 
 
 DRAWN = {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "seed": 4}

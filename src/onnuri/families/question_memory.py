@@ -98,7 +98,7 @@ def encoded(net: Any, batch: Batch) -> Any:
         states = net.get_encoder()(input_ids=batch["input_ids"], attention_mask=there)[0]
     else:
         width = net.get_encoder().config.get_text_config().hidden_size
-        states = torch.zeros(len(batch["input_ids"]), 0, width, dtype=net.dtype, device=net.device)
+        states = torch.zeros(batch["input_ids"].shape[0], 0, width, dtype=net.dtype, device=net.device)
     return MoEModelOutput(last_hidden_state=states)
 
 

@@ -12,6 +12,7 @@ import torch
 from ...data import Data, Record, as_label
 from ...decoding import Chooser, Sampling, answer_of, written
 from ...decoding.choosing import Answer
+from ...decoding.compiled import compiled_if_it_pays
 from ...decoding.drafting import Tally, drafted
 from ...decoding.grammar import Bound, bound, require_form
 from ...errors import BadInput, BadSettings, Refusal, propose
@@ -91,6 +92,8 @@ def apply(
         raise BadSettings(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
+    if settings.compile:
+        task = replace(task, writing=compiled(task, records, log))
     fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
     if fit:
         warn_of(fit, log)
@@ -118,6 +121,8 @@ def task_of(settings: Settings, model: Model, draft: Model | None) -> Task:
         return Task(model, writing, None, settings, form_of(settings, writing))
     if settings.changed("batch_size"):
         raise BadSettings("'batch_size' has no effect with a draft: texts are written one by one", hint="leave one out")
+    if settings.compile:
+        raise BadSettings("a compiled step reads one token, and those guessed are read at once", hint="leave one out")
     if draft.family.axis(draft.assets) != model.family.axis(model.assets):
         raise BadInput(
             "the draft writes other tokens than the model", hint="a draft that was trained with the model's tokenizer"
@@ -141,6 +146,13 @@ def writing_of(model: Model) -> Writing:
     if found is None:
         raise Refusal("this model does not write: its answer comes at once", "predict")
     return found
+
+
+@torch.no_grad()
+def compiled(task: Task, records: list[Record], log: Log) -> Writing:
+    """The task's writing with its step compiled, if that pays for as many answers as are written at once."""
+    prompts = replace(task).prompts(task.model.asked(records[: task.settings.batch_size]))
+    return compiled_if_it_pays(task.model.net, task.writing, prompts, log)
 
 
 def form_of(settings: Settings, writing: Writing) -> Bound | None:

@@ -52,6 +52,7 @@ class Settings(Base):
     abstain_below: float = Field(0.0, ge=0, le=1, description="answers given with less confidence are withheld")
     ahead: int = Field(4, ge=1, description="tokens that the draft model guesses before they are checked")
     batch_size: int = Field(16, ge=1, description="answers written at once; changes none of them")
+    compile: bool = Field(False, description="compile a step first, about a minute, and keep that where it is faster")
     seed: int = Field(0, ge=0, description="seed of what is drawn")
 
     @model_validator(mode="after")

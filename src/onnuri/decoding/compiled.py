@@ -1,0 +1,157 @@
+"""A step of one token, compiled: torch writes the net as one program in C++ for this processor, its matrices packed for it.
+
+Eagerly a token of a small net is a few hundred calls of kernels, and products of one row that read the matrices at a fraction of
+the memory's pace. What is not one token after a memory (the question, the guesses of a draft) is computed as before.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._sympy.numbers import int_oo
+
+from ..errors import Refusal
+from ..family import Batch, Memory, Outputs, Session, Writing
+from ..operation import Log
+
+GAIN = 0.95  # of the eager time: what a compiled step must at least come down to
+NEAR = 1e-3  # of the largest score: sums in another order differ by 1e-5, a wrong program by far more
+TURNS = 8
+FEWEST = 2  # answers in what is traced: an axis of one place would be taken for one that stays so
+SHORT = 4  # tokens of a question there
+HOW = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
+"""Matrices are constants, and products are written as well: those of MKL are slow on other makers' processors."""
+
+Step = Callable[[Batch, Memory], tuple[Outputs, Memory]]
+
+
+class OneStep(nn.Module):
+    """A step as a function from tensors to tensors."""
+
+    def __init__(self, net: nn.Module, step: Step):
+        super().__init__()
+        self.net, self.step = net, step
+
+    def forward(self, batch: dict, memory: list) -> tuple:
+        (values, mask), kept = self.step(batch, memory)
+        return values, mask, *kept
+
+
+def compiled_if_it_pays(net: nn.Module, writing: Writing, prompts: Sequence[list[int]], log: Log) -> Writing:
+    """The same, its step compiled for any number of answers, where it says the same and is faster by GAIN for as many answers as
+    there are prompts. Refusal for what torch does not compute, and for nets that keep nothing."""
+    if writing.alone is not None or isinstance(net, Session):
+        raise Refusal(
+            "what writes here is not computed by torch, so there is nothing to compile", "leave --compile out"
+        )
+    batch, memory, axes = example(writing, prompts)
+    log.progress(0, 1, "compiling a step")
+    began = time.perf_counter()
+    try:
+        program = compiled(OneStep(net, writing.step), batch, memory, axes)
+        fast = by_program(program, writing.step, batch)
+        apart = difference(fast, writing.step, batch, memory)
+    except Exception as error:  # no compiler on the machine, or a net that it cannot take
+        log.warn(f"not compiled, written eagerly: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+        return writing
+    took = time.perf_counter() - began
+    log.progress(1, 1, "compiling a step")
+    times = [seconds(step, batch, memory) for step in (writing.step, fast)]
+    pays = apart < NEAR and times[1] < GAIN * times[0]
+    before, now = (f"{each * 1e3:.2f} ms" for each in times)
+    log.warn(
+        f"compiled in {took:.0f} s: a step of {len(memory[0])} answers takes {now}, it took {before}; "
+        f"scores differ by {apart:.0e} of the largest: {'kept' if pays else 'not kept'}"
+    )
+    return replace(writing, step=fast) if pays else writing
+
+
+def example(writing: Writing, prompts: Sequence[list[int]]) -> tuple[Batch, list[Tensor], list[dict[int, Any]]]:
+    """(one more token of each, the memory that it follows, the axes along which each of its tensors may change): that of the
+    answers, and those that differ after another step or after a longer question."""
+    ids = max(prompts, key=len)
+    rows = max(FEWEST, len(prompts))
+    nothing: list[list[int]] = [[]] * rows
+    (values, mask), once = writing.step(writing.batch([(ids * SHORT)[:SHORT]] * rows, nothing), ())
+    if not once:
+        raise Refusal("this net keeps nothing of what it has read: all of it is computed anew", "leave --compile out")
+    after = writing.following([[token] for token in values[mask].argmax(-1).tolist()])
+    _, twice = writing.step(after, once)
+    _, longer = writing.step(writing.batch([(ids * SHORT)[: SHORT + 1]] * rows, nothing), ())
+    axes = [
+        {axis: torch.export.Dim.DYNAMIC for axis, sizes in enumerate(zip(*shapes)) if not axis or len(set(sizes)) > 1}
+        for shapes in zip(*([tensor.shape for tensor in one] for one in (once, twice, longer)))
+    ]
+    return after, list(twice), axes
+
+
+def compiled(
+    step: OneStep, batch: Batch, memory: list[Tensor], axes: list[dict[int, Any]]
+) -> Callable[..., list[Tensor]]:
+    """The program: (batch, memory) -> what `OneStep` gives."""
+    import torch._inductor  # a second that only those pay who compile
+
+    answers = {name: {0: torch.export.Dim.DYNAMIC} for name in batch}
+    with quiet(), torch.no_grad(), TemporaryDirectory(prefix="onnuri-") as place:
+        traced = torch.export.export(step, (batch, memory), dynamic_shapes=(answers, axes), strict=False)
+        if limits := [str(size.upper) for size in traced.range_constraints.values() if size.upper != int_oo]:
+            raise ValueError(f"the net computes otherwise from {limits[0]} places on")
+        path = str(Path(place) / "step.pt2")
+        how = HOW if all(tensor.device.type == "cpu" for tensor in memory) else {"freezing": True}
+        torch._inductor.aoti_compile_and_package(traced, package_path=path, inductor_configs=how)
+        return torch._inductor.aoti_load_package(path)
+
+
+def by_program(program: Callable[..., list[Tensor]], eager: Step, example: Batch) -> Step:
+    """By the program what is like the example in all but the number of answers, the rest eagerly."""
+    shapes = {name: value.shape[1:] for name, value in example.items()}
+
+    def step(batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
+        if not memory or {name: value.shape[1:] for name, value in batch.items()} != shapes:
+            return eager(batch, memory)
+        values, mask, *kept = program(batch, list(memory))
+        return (values, mask), kept
+
+    return step
+
+
+def difference(one: Step, other: Step, batch: Batch, memory: Memory) -> float:
+    """The largest between two steps' scores, as a share of the largest score; of those that are finite."""
+    found, wanted = (step(batch, memory)[0][0].float() for step in (one, other))
+    there = wanted.isfinite()
+    return float((found - wanted)[there].abs().max() / wanted[there].abs().max())
+
+
+def seconds(step: Step, batch: Batch, memory: Memory) -> float:
+    """The median of several steps; the first does not count."""
+    times = []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        float(step(batch, memory)[0][0].flatten()[0])  # a device has ended when its number is there
+        times.append(time.perf_counter() - began)
+    return median(times[1:])
+
+
+@contextmanager
+def quiet():
+    """Inside, the makers of torch are not told what would interest them."""
+    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch._dynamo", "torch.fx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
