@@ -47,7 +47,7 @@ LONG = ("estimate", "extrapolate")
 def test_our_operations_pass(name, place, monkeypatch):
     """Whole columns are run by the test of the matrix; here each setting and each seed."""
     monkeypatch.setattr(torch, "compile", lambda loss, **_: loss)  # compiling takes longer than all the rest
-    monkeypatch.setattr("onnuri.decoding.compiled.compiled", lambda step, *_: step)
+    monkeypatch.setattr("onnuri.decoding.compiled.program", lambda step, *_: step)
     families = OTHERS.get(name, QUICK)
     trials = [Trial(registry.operation(name), Bench(family, place / family)) for family in families]
     found = [*carry_out(name, {"record": record}, registry.operation(name)), *carry_out(name, checks_of(trials), None)]

@@ -74,7 +74,7 @@ def test_what_cannot_be_compiled_is_written_eagerly(monkeypatch):
     assert answers == generate({"max_new_tokens": 3})[0]
     assert log.warnings[-1] == "not compiled, written eagerly: no C++ compiler here"
     monkeypatch.setattr(
-        compiled, "compiled", lambda step, *_: lambda batch, memory: [2 * x for x in step(batch, memory)]
+        compiled, "program", lambda step, *_: lambda batch, memory: [2 * x for x in step(batch, memory)]
     )
     _, _, _, log = generate({"max_new_tokens": 3, "compile": True})
     assert log.warnings[-1].endswith("not kept"), "another program than the net"

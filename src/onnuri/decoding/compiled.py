@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,7 +21,6 @@ from torch.utils._sympy.numbers import int_oo
 
 from ..errors import Refusal
 from ..family import Batch, Memory, Outputs, Session, Writing
-from ..operation import Log
 
 GAIN = 0.95  # of the eager time: what a compiled step must at least come down to
 NEAR = 1e-3  # of the largest score: sums in another order differ by 1e-5, a wrong program by far more
@@ -46,33 +45,36 @@ class OneStep(nn.Module):
         return values, mask, *kept
 
 
-def compiled_if_it_pays(net: nn.Module, writing: Writing, prompts: Sequence[list[int]], log: Log) -> Writing:
-    """The same, its step compiled for any number of answers, where it says the same and is faster by GAIN for as many answers as
-    there are prompts. Refusal for what torch does not compute, and for nets that keep nothing."""
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled step, and how it compares with the net's own."""
+
+    step: Step
+    apart: float
+    """The largest difference of the scores, as a share of the largest score."""
+
+    seconds: float
+    seconds_eager: float
+    answers: int
+    """So many are written in the step that was timed."""
+
+    @property
+    def pays(self) -> bool:
+        return self.apart < NEAR and self.seconds < GAIN * self.seconds_eager
+
+
+def compiled(net: nn.Module, writing: Writing, prompts: Sequence[list[int]]) -> Compiled:
+    """The step compiled for any number of answers, timed for as many as there are prompts. Refusal for what torch does not compute
+    and for nets that keep nothing; errors of any kind where there is no compiler, or the net is one that it cannot take."""
     if writing.alone is not None or isinstance(net, Session):
         raise Refusal(
             "what writes here is not computed by torch, so there is nothing to compile", "leave --compile out"
         )
     batch, memory, axes = example(writing, prompts)
-    log.progress(0, 1, "compiling a step")
-    began = time.perf_counter()
-    try:
-        program = compiled(OneStep(net, writing.step), batch, memory, axes)
-        fast = by_program(program, writing.step, batch)
-        apart = difference(fast, writing.step, batch, memory)
-    except Exception as error:  # no compiler on the machine, or a net that it cannot take
-        log.warn(f"not compiled, written eagerly: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
-        return writing
-    took = time.perf_counter() - began
-    log.progress(1, 1, "compiling a step")
-    times = [seconds(step, batch, memory) for step in (writing.step, fast)]
-    pays = apart < NEAR and times[1] < GAIN * times[0]
-    before, now = (f"{each * 1e3:.2f} ms" for each in times)
-    log.warn(
-        f"compiled in {took:.0f} s: a step of {len(memory[0])} answers takes {now}, it took {before}; "
-        f"scores differ by {apart:.0e} of the largest: {'kept' if pays else 'not kept'}"
-    )
-    return replace(writing, step=fast) if pays else writing
+    step = by_program(program(OneStep(net, writing.step), batch, memory, axes), writing.step, batch)
+    apart = difference(step, writing.step, batch, memory)
+    eager, fast = (seconds(each, batch, memory) for each in (writing.step, step))
+    return Compiled(step, apart, fast, eager, len(memory[0]))
 
 
 def example(writing: Writing, prompts: Sequence[list[int]]) -> tuple[Batch, list[Tensor], list[dict[int, Any]]]:
@@ -94,7 +96,7 @@ def example(writing: Writing, prompts: Sequence[list[int]]) -> tuple[Batch, list
     return after, list(twice), axes
 
 
-def compiled(
+def program(
     step: OneStep, batch: Batch, memory: list[Tensor], axes: list[dict[int, Any]]
 ) -> Callable[..., list[Tensor]]:
     """The program: (batch, memory) -> what `OneStep` gives."""
@@ -111,14 +113,14 @@ def compiled(
         return torch._inductor.aoti_load_package(path)
 
 
-def by_program(program: Callable[..., list[Tensor]], eager: Step, example: Batch) -> Step:
+def by_program(run: Callable[..., list[Tensor]], eager: Step, example: Batch) -> Step:
     """By the program what is like the example in all but the number of answers, the rest eagerly."""
     shapes = {name: value.shape[1:] for name, value in example.items()}
 
     def step(batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
         if not memory or {name: value.shape[1:] for name, value in batch.items()} != shapes:
             return eager(batch, memory)
-        values, mask, *kept = program(batch, list(memory))
+        values, mask, *kept = run(batch, list(memory))
         return (values, mask), kept
 
     return step

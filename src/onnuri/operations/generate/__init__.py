@@ -12,14 +12,13 @@ import torch
 from ...data import Data, Record, as_label
 from ...decoding import Chooser, Sampling, answer_of, written
 from ...decoding.choosing import Answer
-from ...decoding.compiled import compiled_if_it_pays
 from ...decoding.drafting import Tally, drafted
 from ...decoding.grammar import Bound, bound, require_form
 from ...errors import BadInput, BadSettings, Refusal, propose
 from ...family import Generators, Writing
 from ...model import Model
 from ...operation import Log, Operation, Result
-from . import confidence
+from . import compiling, confidence
 from .settings import Settings
 
 CALIBRATED = 1024  # answers of which a temperature is fitted at most
@@ -93,7 +92,8 @@ def apply(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
     if settings.compile:
-        task = replace(task, writing=compiled(task, records, log))
+        first = replace(task).prompts(model.asked(records[: settings.batch_size]))
+        task = replace(task, writing=compiling.compiled_if_it_pays(model.net, task.writing, first, log))
     fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
     if fit:
         warn_of(fit, log)
@@ -146,13 +146,6 @@ def writing_of(model: Model) -> Writing:
     if found is None:
         raise Refusal("this model does not write: its answer comes at once", "predict")
     return found
-
-
-@torch.no_grad()
-def compiled(task: Task, records: list[Record], log: Log) -> Writing:
-    """The task's writing with its step compiled, if that pays for as many answers as are written at once."""
-    prompts = replace(task).prompts(task.model.asked(records[: task.settings.batch_size]))
-    return compiled_if_it_pays(task.model.net, task.writing, prompts, log)
 
 
 def form_of(settings: Settings, writing: Writing) -> Bound | None:
