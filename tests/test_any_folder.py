@@ -37,8 +37,8 @@ UNNAMED = {
     "RegNetForImageClassification": WIDE | {"embedding_size": 8, "groups_width": 4},
     "SegformerForImageClassification": WIDE | {"num_attention_heads": [1, 2, 2, 4]},
 }  # fmt: skip
-ODD = ("OPTForCausalLM", "SegformerForImageClassification")
-"""One of a kind."""
+ODD = ("OPTForCausalLM",)
+"""One of them."""
 
 REFUSED = {"MambaForCausalLM": "export"}  # a scan over places, which a graph of any length cannot say
 NOT_IN_PEFT = {"MambaForCausalLM"}  # PEFT itself refuses the layers of this type

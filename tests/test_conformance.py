@@ -37,8 +37,8 @@ def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("conformance")
 
 
-LONG = ("estimate", "extrapolate")
-"""Those that measure, or train many times, for each of their settings."""
+LONG = ("adapt", "distill", "estimate", "export", "extend", "extrapolate")
+"""Those that measure, trace or train for each of their settings."""
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", some(KINDS, ("micro", "pairs in micro")))
+@pytest.mark.parametrize("kind", some(KINDS, ("pairs in micro",)))
 def test_two_processes_give_the_curve_of_one(tmp_path, monkeypatch, kind):
     arguments = KINDS[kind]
     monkeypatch.setattr(sys.modules[__name__], "ARGUMENTS", arguments)

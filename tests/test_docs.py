@@ -33,7 +33,10 @@ NOT_RUN = {
 }
 """How many blocks of a page are marked as not run, each with its reason; all others are."""
 
-LONG = tuple(f"docs/howto/{name}.md" for name in ("adopt", "compare", "data", "devices", "extrapolate", "plugin"))
+LONG = tuple(
+    f"docs/howto/{name}.md"
+    for name in ("adopt", "compare", "data", "devices", "extrapolate", "merge", "plugin", "runtimes", "shrink")
+)
 """Pages that take many seconds, of commands that other pages or tests run as well."""
 
 PROSE = [ROOT / "CONTRIBUTING.md", *(ROOT / name for name in ("README.md", "README.ko.md")), *DOCS.rglob("*.md")]

@@ -82,7 +82,7 @@ SEE_OTHERS = {  # by the length of the longest, which says where blocks of atten
     "BigBirdPegasusForConditionalGeneration",
     "NllbMoeForConditionalGeneration",
 }
-SMALL = ("T5ForConditionalGeneration", "MarianMTModel")
+SMALL = ("T5ForConditionalGeneration",)
 WORDS = ("고양이가", "the cat sleeps", "집에서", "x", "a child reads at home", "")
 RECORDS = [
     {"source": f"{WORDS[i % 5]} {i} {WORDS[i % 3]}", "target": f"{WORDS[(i + 1) % 6]}{' !' * (i % 4)}"}

@@ -25,7 +25,7 @@ from onnuri import ledger
 from onnuri.files import STATE, locked, staging
 from onnuri.recipe import run_recipe
 
-KILLS = int(os.environ.get("ONNURI_KILLS", "4"))
+KILLS = int(os.environ.get("ONNURI_KILLS", "3"))
 KINDS = ("at a time", "at a file event", "shortly after a file event")
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 STEPS = [*LIFE["steps"], "report"]

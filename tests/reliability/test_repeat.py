@@ -9,7 +9,7 @@ from command import some
 from onnuri import registry
 
 REPEATS = int(os.environ.get("ONNURI_REPEATS", "2"))
-FEW = ("gan", "diffusion", "forest", "image_classifier", "causal_lm", "embedder")
+FEW = ("gan", "forest", "embedder")
 WORK = """
 import json, sys
 from pathlib import Path

@@ -21,6 +21,7 @@ from torch.utils._sympy.numbers import int_oo
 
 from ..errors import Refusal
 from ..family import Batch, Memory, Outputs, Session, Writing
+from .growing import ROOMS, Room, roomy
 
 GAIN = 0.95  # of the eager time: what a compiled step must at least come down to
 NEAR = 1e-3  # of the largest score: sums in another order differ by 1e-5, a wrong program by far more
@@ -34,15 +35,20 @@ Step = Callable[[Batch, Memory], tuple[Outputs, Memory]]
 
 
 class OneStep(nn.Module):
-    """A step as a function from tensors to tensors."""
+    """A step as a function from tensors to tensors. A tensor of the memory that has room along its one of `axes` is given as the
+    buffer that it lies in, into which the program writes, and a tensor (places, 0) of as many places as are there."""
 
-    def __init__(self, net: nn.Module, step: Step):
+    def __init__(self, net: nn.Module, step: Step, axes: Sequence[int | None]):
         super().__init__()
-        self.net, self.step = net, step
+        self.net, self.step, self.axes = net, step, axes
 
-    def forward(self, batch: dict, memory: list) -> tuple:
-        (values, mask), kept = self.step(batch, memory)
-        return values, mask, *kept
+    def forward(self, batch: dict, memory: list, lengths: list) -> tuple:
+        given = [
+            tensor if axis is None else Room(tensor, axis, 0).first(length.shape[0])
+            for tensor, axis, length in zip(memory, self.axes, lengths)
+        ]
+        (values, mask), kept = self.step(batch, given)
+        return values, mask, *(tensor for tensor, axis in zip(kept, self.axes) if axis is None)
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ def compiled(net: nn.Module, writing: Writing, prompts: Sequence[list[int]]) -> 
         raise Refusal(
             "what writes here is not computed by torch, so there is nothing to compile", "leave --compile out"
         )
-    batch, memory, axes = example(writing, prompts)
-    step = by_program(program(OneStep(net, writing.step), batch, memory, axes), writing.step, batch)
+    batch, memory, changing = example(writing, prompts)
+    axes = [ROOMS[tensor].axis if tensor in ROOMS else None for tensor in memory]
+    step = by_program(program(OneStep(net, writing.step, axes), batch, memory, changing), writing.step, batch, axes)
     apart = difference(step, writing.step, batch, memory)
     eager, fast = (seconds(each, batch, memory) for each in (writing.step, step))
     return Compiled(step, apart, fast, eager, len(memory[0]))
@@ -97,14 +104,16 @@ def example(writing: Writing, prompts: Sequence[list[int]]) -> tuple[Batch, list
 
 
 def program(
-    step: OneStep, batch: Batch, memory: list[Tensor], axes: list[dict[int, Any]]
+    step: OneStep, batch: Batch, memory: list[Tensor], changing: list[dict[int, Any]]
 ) -> Callable[..., list[Tensor]]:
-    """The program: (batch, memory) -> what `OneStep` gives."""
+    """What `OneStep` computes, as a program."""
     import torch._inductor  # a second that only those pay who compile
 
     answers = {name: {0: torch.export.Dim.DYNAMIC} for name in batch}
+    places = [{} if axis is None else {0: torch.export.Dim.DYNAMIC} for axis in step.axes]
     with quiet(), torch.no_grad(), TemporaryDirectory(prefix="onnuri-") as place:
-        traced = torch.export.export(step, (batch, memory), dynamic_shapes=(answers, axes), strict=False)
+        given = (batch, *buffers(rooms(memory, step.axes), memory))
+        traced = torch.export.export(step, given, dynamic_shapes=(answers, changing, places), strict=False)
         if limits := [str(size.upper) for size in traced.range_constraints.values() if size.upper != int_oo]:
             raise ValueError(f"the net computes otherwise from {limits[0]} places on")
         path = str(Path(place) / "step.pt2")
@@ -113,17 +122,29 @@ def program(
         return torch._inductor.aoti_load_package(path)
 
 
-def by_program(run: Callable[..., list[Tensor]], eager: Step, example: Batch) -> Step:
+def by_program(run: Callable[..., list[Tensor]], eager: Step, example: Batch, axes: Sequence[int | None]) -> Step:
     """By the program what is like the example in all but the number of answers, the rest eagerly."""
     shapes = {name: value.shape[1:] for name, value in example.items()}
 
     def step(batch: Batch, memory: Memory) -> tuple[Outputs, Memory]:
         if not memory or {name: value.shape[1:] for name, value in batch.items()} != shapes:
             return eager(batch, memory)
-        values, mask, *kept = run(batch, list(memory))
-        return (values, mask), kept
+        behind = rooms(memory, axes)
+        values, mask, *rest = run(batch, *buffers(behind, memory))
+        others = iter(rest)
+        return (values, mask), [room.first(room.filled + 1) if room else next(others) for room in behind]
 
     return step
+
+
+def rooms(memory: Memory, axes: Sequence[int | None]) -> list[Room | None]:
+    return [None if axis is None else roomy(tensor, axis, 1) for tensor, axis in zip(memory, axes)]
+
+
+def buffers(behind: Sequence[Room | None], memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
+    """The memory and its lengths, as `OneStep` takes them."""
+    lengths = [tensor.new_empty(room.filled if room else 0, 0) for room, tensor in zip(behind, memory)]
+    return [room.buffer if room else tensor for room, tensor in zip(behind, memory)], lengths
 
 
 def difference(one: Step, other: Step, batch: Batch, memory: Memory) -> float:

@@ -13,7 +13,7 @@ Letters: B records, T tokens, V tokens in the vocabulary.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ..data import Kind, Record
 from ..decoding import Chooser, answer_of, by_library, padded, placed, shortened, written
+from ..decoding.growing import grown
 from ..decoding.loop import AT_ONCE
 from ..family import Batch, Choose, Decoder, Memory, Outputs, Session, Writing, on_any_runtime
 from .nats import IGNORE, Nats, scores
@@ -155,15 +156,29 @@ def keys_and_values(net: Any) -> bool:
 def cache_of(kept: Memory) -> Any:
     """The library's cache, filled with the keys and values of each layer in turn. It keeps all places where attention slides as
     well: what is out of sight is masked."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
+    from transformers.cache_utils import DynamicCache
 
     cache = DynamicCache()
     for keys, values in zip(kept[::2], kept[1::2]):
-        layer = DynamicLayer()
+        layer = growing_layer()()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values  # and not through `update`, which would copy them
         cache.layers.append(layer)
     return cache
+
+
+@lru_cache
+def growing_layer() -> type:
+    """The library's layer of a cache that grows, which here is not copied at each token."""
+    from transformers.cache_utils import DynamicLayer
+
+    class GrowingLayer(DynamicLayer):
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            assert self.keys is not None and self.values is not None
+            self.keys, self.values = grown(self.keys, key_states, 2), grown(self.values, value_states, 2)
+            return self.keys, self.values
+
+    return GrowingLayer
 
 
 def loss(net: nn.Module, batch: Batch, player: str) -> tuple[Tensor, Tensor]:
