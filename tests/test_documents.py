@@ -428,6 +428,13 @@ def test_a_fault_names_its_file_when_it_is_asked_for(folder, put):
         open_data(str(folder))
 
 
+def test_a_document_of_an_old_format_is_told_of(folder, put):
+    put("papers/sub/old.hwp", office.OLE)
+    assert "sub/old.hwp" in list(open_documents(str(folder)).records.column("source"))
+    with pytest.raises(BadInput, match=r"(?s)old\.hwp has an unknown ending.*save it as hwpx"):
+        open_data(str(folder))
+
+
 def test_tables_and_names_open_as_ever(tmp_path, folder):
     table = pl.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
     for name in ("t.csv", "t.parquet", "t.jsonl"):

@@ -28,7 +28,7 @@ from onnuri.weights.matrices import weights
 from onnuri.weights.packed import FORMATS
 from onnuri.weights.weightnorm import fold_norms
 
-FEW = ("llama_tied", "mobilenet", "wav2vec2")
+FEW = ("llama_tied", "mobilenet")
 Maker = Callable[..., Path]
 
 

@@ -9,7 +9,7 @@ from command import some
 from onnuri import registry
 
 REPEATS = int(os.environ.get("ONNURI_REPEATS", "2"))
-FEW = ("gan", "forest", "embedder")
+FEW = ("gan", "embedder")
 WORK = """
 import json, sys
 from pathlib import Path
