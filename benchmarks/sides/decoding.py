@@ -129,15 +129,14 @@ def written_by(folder: Path, prompts: list[list[int]], compiling: bool = False) 
     import torch
 
     from onnuri.decoding import Chooser, written
-    from onnuri.decoding.compiled import compiled as step_of
     from onnuri.model import open_model
+    from onnuri.operation import Quiet
+    from onnuri.operations.generate.compiling import compiled_if_it_pays
 
     model = open_model(folder)
     writing = model.family.writing(model.net, replace(model.assets, stops=()))
     if compiling:
-        with torch.inference_mode():
-            found = step_of(model.net, writing, prompts)
-        writing = replace(writing, step=found.step) if found.pays else writing
+        writing = compiled_if_it_pays(model.net, writing, prompts, Quiet())
 
     def decode() -> list[list[int]]:
         with torch.inference_mode():

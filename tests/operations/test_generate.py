@@ -20,7 +20,7 @@ from onnuri.families import next_token
 from onnuri.families.causal_lm import FAMILY as LM
 from onnuri.model import Model, write_model
 from onnuri.operation import Quiet
-from onnuri.operations.generate import confidence
+from onnuri.operations.generate import compiling, confidence
 
 GENERATE = registry.operation("generate")
 PROMPTS = ["", "the cat", "고양이가", "a child at home", "아이가 학교에서", "x" * 9]
@@ -58,7 +58,7 @@ def generate(settings: dict | None = None, data: Data | None = None, **inputs):
 
 def test_a_compiled_step_writes_the_same(monkeypatch):
     """Whatever the number of answers; what a step before it gave goes on in it."""
-    monkeypatch.setattr(compiled, "GAIN", 1e9)  # of a net this small it may not pay
+    monkeypatch.setattr(compiling, "GAIN", 1e9)  # of a net this small it may not pay
     monkeypatch.setattr(compiled, "HOW", {"freezing": True})  # trying products takes half a minute more
     plain, told, _, _ = generate({"max_new_tokens": 6, "batch_size": 4})
     fast, again, _, log = generate({"max_new_tokens": 6, "batch_size": 4, "compile": True})

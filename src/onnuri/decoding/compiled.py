@@ -5,27 +5,20 @@ the memory's pace. What is not one token after a memory (the question, the guess
 """
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._sympy.numbers import int_oo
 
 from ..errors import Refusal
 from ..family import Batch, Memory, Outputs, Session, Writing
 from .growing import ROOMS, Room, roomy
 
-GAIN = 0.95  # of the eager time: what a compiled step must at least come down to
-NEAR = 1e-3  # of the largest score: sums in another order differ by 1e-5, a wrong program by far more
-TURNS = 8
 FEWEST = 2  # answers in what is traced: an axis of one place would be taken for one that stays so
 SHORT = 4  # tokens of a question there
 HOW = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP"}
@@ -51,37 +44,18 @@ class OneStep(nn.Module):
         return values, mask, *(tensor for tensor, axis in zip(kept, self.axes) if axis is None)
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled step, and how it compares with the net's own."""
-
-    step: Step
-    apart: float
-    """The largest difference of the scores, as a share of the largest score."""
-
-    seconds: float
-    seconds_eager: float
-    answers: int
-    """So many are written in the step that was timed."""
-
-    @property
-    def pays(self) -> bool:
-        return self.apart < NEAR and self.seconds < GAIN * self.seconds_eager
-
-
-def compiled(net: nn.Module, writing: Writing, prompts: Sequence[list[int]]) -> Compiled:
-    """The step compiled for any number of answers, timed for as many as there are prompts. Refusal for what torch does not compute
-    and for nets that keep nothing; errors of any kind where there is no compiler, or the net is one that it cannot take."""
+def compiled(net: nn.Module, writing: Writing, prompts: Sequence[list[int]]) -> tuple[Step, Batch, list[Tensor]]:
+    """(the step compiled for any number of answers; what it and the net's own can be compared on: one more token of as many answers
+    as there are prompts, and their memory). Refusal for what torch does not compute and for nets that keep nothing; errors of any
+    kind where there is no compiler, or the net is one that it cannot take."""
     if writing.alone is not None or isinstance(net, Session):
         raise Refusal(
             "what writes here is not computed by torch, so there is nothing to compile", "leave --compile out"
         )
     batch, memory, changing = example(writing, prompts)
     axes = [ROOMS[tensor].axis if tensor in ROOMS else None for tensor in memory]
-    step = by_program(program(OneStep(net, writing.step, axes), batch, memory, changing), writing.step, batch, axes)
-    apart = difference(step, writing.step, batch, memory)
-    eager, fast = (seconds(each, batch, memory) for each in (writing.step, step))
-    return Compiled(step, apart, fast, eager, len(memory[0]))
+    run = program(OneStep(net, writing.step, axes), batch, memory, changing)
+    return by_program(run, writing.step, batch, axes), batch, memory
 
 
 def example(writing: Writing, prompts: Sequence[list[int]]) -> tuple[Batch, list[Tensor], list[dict[int, Any]]]:
@@ -108,6 +82,7 @@ def program(
 ) -> Callable[..., list[Tensor]]:
     """What `OneStep` computes, as a program."""
     import torch._inductor  # a second that only those pay who compile
+    from torch.utils._sympy.numbers import int_oo
 
     answers = {name: {0: torch.export.Dim.DYNAMIC} for name in batch}
     places = [{} if axis is None else {0: torch.export.Dim.DYNAMIC} for axis in step.axes]
@@ -145,23 +120,6 @@ def buffers(behind: Sequence[Room | None], memory: Memory) -> tuple[list[Tensor]
     """The memory and its lengths, as `OneStep` takes them."""
     lengths = [tensor.new_empty(room.filled if room else 0, 0) for room, tensor in zip(behind, memory)]
     return [room.buffer if room else tensor for room, tensor in zip(behind, memory)], lengths
-
-
-def difference(one: Step, other: Step, batch: Batch, memory: Memory) -> float:
-    """The largest between two steps' scores, as a share of the largest score; of those that are finite."""
-    found, wanted = (step(batch, memory)[0][0].float() for step in (one, other))
-    there = wanted.isfinite()
-    return float((found - wanted)[there].abs().max() / wanted[there].abs().max())
-
-
-def seconds(step: Step, batch: Batch, memory: Memory) -> float:
-    """The median of several steps; the first does not count."""
-    times = []
-    for _ in range(TURNS):
-        began = time.perf_counter()
-        float(step(batch, memory)[0][0].flatten()[0])  # a device has ended when its number is there
-        times.append(time.perf_counter() - began)
-    return median(times[1:])
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Room:
         return found
 
 
-ROOMS: "WeakIdKeyDictionary" = WeakIdKeyDictionary()
+ROOMS = WeakIdKeyDictionary()
 """The room of a tensor, as long as there is the tensor."""
 
 

@@ -92,7 +92,8 @@ def apply(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
     if settings.compile:
-        first = replace(task).prompts(model.asked(records[: settings.batch_size]))
+        trial = replace(task)  # a copy, since a task counts what it cuts
+        first = trial.prompts(model.asked(records[: settings.batch_size]))
         task = replace(task, writing=compiling.compiled_if_it_pays(model.net, task.writing, first, log))
     fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
     if fit:
