@@ -70,7 +70,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Race:
-    """`rows`: {name of a peer: what is compared with it}; the name "" is for figures without a peer."""
+    """`rows`: {name of a peer: what is compared with it}; the name "" is for figures without a peer. `timed`: whether any of them
+    depends on what else the machine does; the turns of a race for quality alone stand as they were."""
 
     case: str
     ours: Side
@@ -78,6 +79,7 @@ class Race:
     rows: dict[str, tuple[Row, ...]]
     prepare: tuple[str, ...] = ()
     repeats: int = 3
+    timed: bool = True
 
 
 def run(
@@ -89,6 +91,7 @@ def run(
     rows = json.loads(path.read_text()) if path.exists() else []
     with tempfile.TemporaryDirectory(prefix="bench-") as fresh:
         kept = folder.resolve() if folder else Path(fresh)
+        kept.mkdir(parents=True, exist_ok=True)
         chosen = [race for race in races if only in race.case]
         for command in dict.fromkeys(race.prepare for race in chosen if race.prepare):
             prepare(command, kept)
@@ -104,18 +107,17 @@ def prepare(command: tuple[str, ...], kept: Path) -> None:
     """Fill `kept`, unless this very command did so before."""
     marker = kept / f"prepared-{sha256(repr(command).encode()).hexdigest()[:16]}"
     if not marker.exists():
-        kept.mkdir(parents=True, exist_ok=True)
         execute(command, {}, kept, kept, "")
         write_text(marker, f"{' '.join(command)}\n")
 
 
 def raced(race: Race, repeats: int, kept: Path) -> list[Found]:
     """The rows of one race. Sides take turns, so that a slow hour is slow for all of them."""
-    sides = (race.ours, *race.peers)
+    sides, take = (race.ours, *race.peers), quiet_turn if race.timed else turn
     turns: dict[str, list[Found]] = {side.name: [] for side in sides}
     for number in range(repeats):
         for side in sides:
-            turns[side.name].append(quiet_turn(side, kept))
+            turns[side.name].append(take(side, kept))
             tell(race.case, number, side, turns[side.name][-1])
     return [
         compared(race, row, peer, turns[race.ours.name], turns.get(peer, []))

@@ -22,9 +22,24 @@ def main() -> None:
     for share in SHARES:
         write_labels(reviews, chosen.kept / f"labels-{share}", share)
     texts = ["--data", str(reviews / "unlabelled.parquet"), "--answer", "text", "--fields", "text=text"]
-    how = ["--config", chosen.body, "--steps", chosen.steps, "--batch-size", "128", "--learning-rate", "0.001"]
-    words = ["train", "--family", "masked_lm", *texts, *how, "--out", str(chosen.kept / "body")]
-    subprocess.run([str(Path(sys.executable).with_name("onnuri")), *words], check=True)
+    for name, how in (
+        ("body", [chosen.steps, "--learning-rate", "0.002"]),
+        ("nothing", ["1", "--learning-rate", "1e-12"]),
+    ):
+        words = [
+            "train",
+            "--family",
+            "causal_lm",
+            *texts,
+            "--config",
+            chosen.body,
+            "--batch-size",
+            "128",
+            "--steps",
+            *how,
+        ]
+        onnuri = Path(sys.executable).with_name("onnuri")
+        subprocess.run([str(onnuri), *words, "--out", str(chosen.kept / name)], check=True)
     print("{}")
 
 
