@@ -4,10 +4,6 @@ Tensors of the net, the best ones so far, the optimizers' moments, and the progr
 order and noise are functions of seed and step.
 """
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,27 +15,6 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum")  # what AdamW and Muon remember of each parameter
-
-
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """Inside, the first Ctrl-C is put into the list that is given, so that the step at hand can end and be kept; the
-    second one interrupts at once."""
-    caught: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # signals reach the main thread alone
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def catch(number: int, frame: Any) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, catch)
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def save(loop: "Loop") -> None:

@@ -7,7 +7,6 @@ player, process): resuming needs no generator's state.
 """
 
 import random
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ..data import Records
 from ..errors import BadSettings, BrokenPromise
 from ..family import Batch, mix, seed_torch
 from ..operation import Finding, Log, Quiet, Settings
+from ..unfinished import Saving, interruptible
 from ..weights.matrices import typical_size, weights, zeros_of
 from . import checkpoint, descent, doctor, experts, rates, speed, together
 from .batches import Batches, moved, numbers_in
@@ -32,7 +32,6 @@ from .speed import Loss
 
 VALIDATION_RECORDS = 2048
 READ = 16  # steps after which another device is asked for its losses; to ask is to wait for it
-SAVING = 30  # times as long as saving a state takes is trained before the next one: about 3 % of the time at most
 
 
 class FitSettings(Settings):
@@ -162,22 +161,18 @@ class Loop:
         if self.settings.compile:
             self.compile()
         rates.settle(self)
-        saved, wait = time.monotonic(), self.settings.save_every
-        with checkpoint.interruptible() as interrupted:
+        saving = Saving(self.settings.save_every)
+        with interruptible() as interrupted:
             while self.progress.step < self.total and not self.progress.stopped:
                 with self.pace:
                     self.step(ahead=self.progress.step + 1 < self.total)
                 self.progress.step += 1
                 if self.progress.step % self.batches.per_epoch == 0 or self.progress.step == self.total:
                     self.end_of_epoch()
-                due = time.monotonic() - saved >= wait and self.progress.step < self.total
-                if due or interrupted:
-                    began = time.monotonic()
-                    self.read()
-                    checkpoint.save(self)
-                    saved = time.monotonic()
-                    if wait:
-                        wait = max(self.settings.save_every, SAVING * (saved - began))
+                if (saving.due() and self.progress.step < self.total) or interrupted:
+                    with saving.timed():
+                        self.read()
+                        checkpoint.save(self)
                 if interrupted:
                     raise KeyboardInterrupt
         self.progress.pace = self.pace.facts(self.bf16, self.device, self.settings.batch_size)

@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..data import Data, Record
+from ..data import Data
 from ..model import Model
 from ..operation import Log, Operation, Result
 from ..operation import Settings as Base
+from ..unfinished import answered
 
 
 class Settings(Base):
@@ -18,12 +19,13 @@ class Settings(Base):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The records with the model's answer in place of their own, and its scores."""
-    records, answers = data.split(settings.split), list[Record]()
-    for start in range(0, len(records), settings.batch_size):
-        part = records.list(slice(start, start + settings.batch_size))
-        answers += model.sample(model.asked(part), settings.seed, range(start, start + len(part)))
-        log.progress(len(answers), len(records), "records answered")
-    return Result(records=answers)
+    records = data.split(settings.split)
+
+    def answering(places: range):
+        part = records.list(slice(places.start, places.stop))
+        return model.sample(model.asked(part), settings.seed, places), {}
+
+    return Result(records=answered(len(records), settings.batch_size, answering, log, "records answered")[0])
 
 
 OPERATION = Operation("predict", Settings, {"model": "model", "data": "data"}, "records", apply)

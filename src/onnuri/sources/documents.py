@@ -14,7 +14,10 @@ from ..errors import BadInput, needs_extra
 from . import office, pages
 
 ENDINGS = (".txt", ".md", ".html", ".htm", ".pdf", ".docx", ".hwpx")
-OLD = {".hwp": "hwpx", ".doc": "docx"}  # binary formats that none of our libraries reads
+UNREAD = {".hwp": "hwpx"}
+UNREAD |= dict.fromkeys((".doc", ".rtf", ".odt"), "docx") | dict.fromkeys((".ppt", ".pptx", ".odp"), "pdf")
+UNREAD |= dict.fromkeys((".epub", ".mht", ".mhtml"), "html") | dict.fromkeys((".eml", ".msg"), "txt")
+"""Documents that none of our libraries reads, and what to save them as."""
 LARGEST = 256 * 2**20  # bytes on disk
 LONGEST = 64 * 2**20  # characters of text
 BLOCK = 2**20
@@ -62,8 +65,8 @@ def read_document(path: Path) -> str:
 
 
 def unknown_ending(path: Path, known: Iterable[str]) -> BadInput:
-    """The error for a file that nothing here reads; for the old binary formats it says what to save them as."""
-    newer = OLD.get(path.suffix.lower())
+    """The error for a file that nothing here reads; for those of documents it says what to save them as."""
+    newer = UNREAD.get(path.suffix.lower())
     return BadInput(
         f"{path} has an unknown ending", hint=f"save it as {newer}" if newer else f"one of {', '.join(known)}"
     )

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .. import sounds
 from ..data import Kind, Record, Records, records_of
 from ..errors import BadInput, readable
-from .documents import ENDINGS, OLD, read_document
+from .documents import ENDINGS, UNREAD, read_document
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # of the others some start a program to be read
@@ -78,12 +78,12 @@ def chunks(text: str) -> list[str]:
 
 def documents_in(folder: Path) -> list[Path]:
     """The documents of a folder and its subfolders, sorted by path; hidden ones and what Word leaves of open ones are none. Those
-    of old formats are among them, so that each is told of when it is read.
+    of UNREAD formats are among them, so that each is told of when it is read.
 
     Empty where the folder is one of pictures or of sounds: more of these lie in its subfolders than documents, and no .txt.
     """
     files = [p for p in sorted(folder.rglob("*")) if not is_hidden(p.relative_to(folder))]
-    found = [p for p in files if p.suffix.lower() in (*ENDINGS, *OLD) and p.is_file()]
+    found = [p for p in files if p.suffix.lower() in (*ENDINGS, *UNREAD) and p.is_file()]
     media = sum(p.parent != folder and p.suffix.lower() in (*IMAGES, *sounds.ENDINGS) for p in files)
     return found if media <= len(found) or any(p.suffix.lower() == ".txt" for p in found) else []
 

@@ -2,8 +2,9 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from ...data import Data, Record, as_label
 from ...decoding import Chooser, Sampling, answer_of, written
 from ...decoding.choosing import Answer
-from ...decoding.drafting import Tally, drafted
+from ...decoding.drafting import drafted
 from ...decoding.grammar import Bound, bound, require_form
 from ...errors import BadInput, BadSettings, Refusal, propose
 from ...family import Generators, Writing
 from ...model import Model
 from ...operation import Log, Operation, Result
+from ...unfinished import answered
 from . import compiling, confidence
 from .settings import Settings
 
@@ -26,50 +28,40 @@ CALIBRATED = 1024  # answers of which a temperature is fitted at most
 
 @dataclass
 class Task:
-    """How answers are written, by one model and perhaps a draft; and what was seen on the way."""
+    """How answers are written, by one model and perhaps a draft."""
 
     model: Model
     writing: Writing
     draft: Writing | None
     settings: Settings
     form: Bound | None
-    cut: int = 0
-    """Questions that were too long, and were cut."""
-
-    tally: Tally = field(default_factory=Tally)
 
     @property
     def most(self) -> int:
         return self.settings.max_new_tokens or self.writing.most
 
-    def prompts(self, records: Sequence[Record]) -> list[list[int]]:
-        """The questions in tokens, each cut where it leaves no room for an answer."""
+    def prompts(self, records: Sequence[Record]) -> tuple[list[list[int]], int]:
+        """The questions in tokens, each cut where it leaves no room for an answer; and how many were."""
         room, whole = self.writing.room(self.most), self.writing.prompts(records)
-        self.cut += sum(len(ids) > room for ids in whole)
-        return [self.writing.shortened(ids, room) for ids in whole]
+        return [self.writing.shortened(ids, room) for ids in whole], sum(len(ids) > room for ids in whole)
 
-    def answers(self, records: Sequence[Record], first: int, temperatures: Sequence[float]) -> list[Answer]:
-        """`first`: the number of the first of these records among all."""
-        settings, keys = self.settings, range(first, first + len(records))
+    @torch.no_grad()
+    def answers(
+        self, records: Sequence[Record], keys: range, temperatures: Sequence[float]
+    ) -> tuple[list[Answer], Counter[str]]:
+        """And what was counted on the way. `keys`: the numbers of these records among all."""
+        settings, (prompts, cut) = self.settings, self.prompts(records)
         drawn = list(Generators(settings.seed, keys)) if settings.temperature else [None] * len(records)
         rules = [self.form and self.form.copy() for _ in records]
         sampling = Sampling(settings.temperature or 1.0, settings.top_k, settings.top_p)
         chooser = Chooser(drawn, self.writing.stops, sampling, rules, temperatures, settings.logprobs)
+        counts = Counter(cut=cut)
         if self.draft is None:
-            written(self.writing, self.prompts(records), self.most, chooser)
+            written(self.writing, prompts, self.most, chooser)
         else:
-            seen = drafted(self.writing, self.draft, self.prompts(records), self.most, settings.ahead, chooser)
-            self.tally = Tally(self.tally.guessed + seen.guessed, self.tally.kept + seen.kept)
-        return chooser.answers
-
-    @torch.no_grad()
-    def all_answers(self, records: list[Record], temperatures: Sequence[float], log: Log, doing: str) -> list[Answer]:
-        found: list[Answer] = []
-        for start in range(0, len(records), self.settings.batch_size):
-            part = self.model.asked(records[start : start + self.settings.batch_size])
-            found += self.answers(part, start, temperatures)
-            log.progress(len(found), len(records), doing)
-        return found
+            seen = drafted(self.writing, self.draft, prompts, self.most, settings.ahead, chooser)
+            counts.update(guessed=seen.guessed, kept=seen.kept)
+        return chooser.answers, counts
 
     def text(self, answer: Answer) -> str:
         return self.writing.text(answer_of(answer.tokens, self.writing.stops)[0])
@@ -92,19 +84,25 @@ def apply(
             "'confidence_temperature' has no effect beside --calibration, which fits it", hint="leave one out"
         )
     if settings.compile:
-        trial = replace(task)  # a copy, since a task counts what it cuts
-        first = trial.prompts(model.asked(records[: settings.batch_size]))
+        first, _ = task.prompts(model.asked(records[: settings.batch_size]))
         task = replace(task, writing=compiling.compiled_if_it_pays(model.net, task.writing, first, log))
-    fit = fitted(replace(task, tally=Tally()), calibration, log) if calibration is not None else None
+    fit = fitted(task, calibration, log) if calibration is not None else None
     if fit:
         warn_of(fit, log)
     heat = fit.temperature if fit else settings.confidence_temperature
-    began = time.perf_counter()
-    answers = task.all_answers(records, list(dict.fromkeys((1.0, heat))), log, "answers written")
-    seconds = time.perf_counter() - began
-    found = [recorded(task, record, answer) for record, answer in zip(model.asked(records), answers)]
-    report = told(task, records, answers, found, seconds) | ({"calibration": facts(fit)} if fit else {})
-    warn(task, report, log)
+    temperatures = list(dict.fromkeys((1.0, heat)))
+
+    def answering(places: range) -> tuple[list[Record], Counter[str]]:
+        part = model.asked(records[places.start : places.stop])
+        began = time.perf_counter_ns()
+        answers, counts = task.answers(part, places, temperatures)
+        return [recorded(task, *pair) for pair in zip(part, answers)], counts + counted(
+            answers, time.perf_counter_ns() - began
+        )
+
+    found, counts = answered(len(records), settings.batch_size, answering, log, "answers written")
+    report = told(task, records, found, counts) | ({"calibration": facts(fit)} if fit else {})
+    warn(task, counts, len(found), log)
     return Result(records=found, report=report, charts=[confidence.picture(fit)] if fit else [])
 
 
@@ -186,10 +184,19 @@ def fitted(task: Task, calibration: Data, log: Log) -> confidence.Calibration:
             f"{len(known)} answers are too few to fit a temperature", hint=f"{confidence.FEWEST} or more, better 1,000"
         )
     known = known[:: math.ceil(len(known) / CALIBRATED)]
-    answers = task.all_answers([record for record, _ in known], confidence.GRID, log, "answers to calibrate by")
+    answers = all_answers(task, [record for record, _ in known], confidence.GRID, log)
     right = [confidence.same(task.text(one), wanted) for one, (_, wanted) in zip(answers, known)]
     nats = np.stack([answer.nats.numpy() for answer in answers]).astype(np.float64)
     return confidence.fitted(nats, np.array(right))
+
+
+def all_answers(task: Task, records: list[Record], temperatures: Sequence[float], log: Log) -> list[Answer]:
+    found: list[Answer] = []
+    for start in range(0, len(records), task.settings.batch_size):
+        part = task.model.asked(records[start : start + task.settings.batch_size])
+        found += task.answers(part, range(start, start + len(part)), temperatures)[0]
+        log.progress(len(found), len(records), "answers to calibrate by")
+    return found
 
 
 def warn_of(fit: confidence.Calibration, log: Log) -> None:
@@ -245,40 +252,44 @@ def listed(task: Task, answer: Answer) -> list[dict[str, Any]]:
     ]
 
 
-def told(
-    task: Task, records: list[Record], answers: list[Answer], found: list[Record], seconds: float
-) -> dict[str, Any]:
+def counted(answers: list[Answer], nanoseconds: int) -> Counter[str]:
+    """What is added up over all answers."""
+    complete = sum(bool(answer.rule and answer.rule.complete) for answer in answers)
+    tokens = sum(len(answer.tokens) for answer in answers)
+    return Counter(tokens=tokens, complete=complete, nanoseconds=nanoseconds)
+
+
+def told(task: Task, records: list[Record], found: list[Record], counts: Counter[str]) -> dict[str, Any]:
     """What is known of all answers together; and of those that were given, how many say what the data say."""
     name = task.model.answer
-    tokens = sum(len(answer.tokens) for answer in answers)
     pairs = [(one[name], as_label(record.get(name))) for one, record in zip(found, records)]
     given = [(text, wanted) for text, wanted in pairs if text is not None and wanted]
     report: dict[str, Any] = {
         "answers": len(found),
         "finished": sum(one[f"{name}_scores"]["finished"] for one in found),
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds,
+        "tokens": counts["tokens"],
+        "tokens_per_second": 1e9 * counts["tokens"] / counts["nanoseconds"],
     }
     if task.settings.abstain_below:
         report["withheld"] = sum(one[name] is None for one in found)
     if given:
         report["share_right"] = confidence.shares([confidence.same(*pair) for pair in given])
     if task.draft is not None:
-        report["draft"] = {"guessed": task.tally.guessed, "kept": task.tally.kept}
+        report["draft"] = {"guessed": counts["guessed"], "kept": counts["kept"]}
     if task.form is not None:
-        report["complete"] = sum(bool(answer.rule and answer.rule.complete) for answer in answers)
+        report["complete"] = counts["complete"]
     return report
 
 
-def warn(task: Task, report: dict[str, Any], log: Log) -> None:
-    if task.cut:
+def warn(task: Task, counts: Counter[str], answers: int, log: Log) -> None:
+    if counts["cut"]:
         log.warn(
-            f"{task.cut} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
+            f"{counts['cut']} questions are longer than the {task.writing.room(task.most)} tokens that the model has room for: "
             "they were cut to these, as in training"
         )
-    if task.form is not None and report["complete"] < report["answers"]:
+    if task.form is not None and counts["complete"] < answers:
         log.warn(
-            f"{report['answers'] - report['complete']} answers were cut before their form was complete; "
+            f"{answers - counts['complete']} answers were cut before their form was complete; "
             "more --max-new-tokens, or a shorter form"
         )
 
