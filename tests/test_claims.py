@@ -1,6 +1,8 @@
 """A folder that no family claims: what was found, what was looked for, and which families come near."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +50,16 @@ def test_a_pickle_in_our_own_sub_folder_is_one_still(tmp_path):
     (tmp_path / "onnuri" / "model.xml").unlink()
     with pytest.raises(BadInput, match="pickled"):
         check_folder(tmp_path)
+
+
+def test_a_folder_is_claimed_without_what_takes_seconds_to_load(tmp_path):
+    """Neither transformers nor torch's compiler, of which each takes as long as torch itself."""
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    code = (
+        "import sys; from pathlib import Path; from onnuri import claims, registry; "
+        "[registry.operation(name) for name in registry.entries('operations')]; "
+        f"print(claims.claimed_by(Path({str(tmp_path)!r})).name); "
+        "print([name for name in ('transformers', 'torch._dynamo') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["causal_lm", "[]"]

@@ -13,6 +13,7 @@ arXiv:2101.06983). Differing in:
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -36,10 +37,9 @@ open_ones: list[Meeting] = []
 def met(*shown: Tensor) -> tuple[Shown, slice] | None:
     """What all records of the step show, (N, ...) each, and which rows are those shown here, as they are; None where nobody has
     arranged a meeting."""
-    return asked(shown)  # type: ignore  # torch states other types of its decorator
+    return asked(shown)
 
 
-@torch.compiler.disable  # a compiled loss asks anew each time
 def asked(shown: Shown) -> tuple[Shown, slice] | None:
     if not open_ones:
         return None
@@ -50,6 +50,14 @@ def asked(shown: Shown) -> tuple[Shown, slice] | None:
     before = sum(len(part[0]) for part in meeting.parts[: meeting.place])
     parts = [*meeting.parts[: meeting.place], shown, *meeting.parts[meeting.place + 1 :]]
     return tuple(map(torch.cat, zip(*parts))), slice(before, before + len(shown[0]))
+
+
+@cache
+def keep_eager() -> None:
+    """From now on a compiled loss asks anew each time. Whoever compiles one calls this before, so that nobody else waits the second
+    that torch's compiler takes to load."""
+    global asked
+    asked = torch.compiler.disable(asked)
 
 
 @contextmanager

@@ -24,11 +24,7 @@ class Terms:
     title: str
 
 
-def read_terms(name: str) -> Any:
-    """A part of `licenses.yaml`."""
-    return yaml.safe_load((Path(__file__).parent / "licenses.yaml").read_text(encoding="utf-8"))[name]
-
-
+KNOWN: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("licenses.yaml").read_text(encoding="utf-8"))
 TERMS = {
     name: Terms(
         frozenset(said.get("duties", "").split()),
@@ -36,9 +32,9 @@ TERMS = {
         tuple(said.get("more", ())),
         said.get("title", ""),
     )
-    for name, said in read_terms("licenses").items()
+    for name, said in KNOWN["licenses"].items()
 }
-OTHERS, FAMILIES, SPDX = frozenset(read_terms("others")), frozenset(read_terms("families")), dict(read_terms("spdx"))
+OTHERS, FAMILIES, SPDX = frozenset(KNOWN["others"]), frozenset(KNOWN["families"]), dict(KNOWN["spdx"])
 RESTRICTIONS = frozenset({"non-commercial", "no-derivatives", "use"})
 """Terms that a copyleft license lets nobody add."""
 

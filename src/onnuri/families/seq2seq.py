@@ -42,6 +42,8 @@ DEFAULTS = {
 }
 LEAST = {"hidden_size": 2, "num_layers": 1, "num_heads": 1, "vocab_size": 258, "max_length": 2, "max_new_tokens": 1}
 NOTES = {"question": "source", "answer": "target", "max_length": 512, "max_new_tokens": 128}
+OTHERS = ("ForCausalLM", "LMHeadModel", "Classification", "MaskedLM")
+"""Heads of which none is here, so that the library, which takes a second to load, need not be asked."""
 
 
 # ---------------------------------------------------------------------------------------------------- folders
@@ -51,7 +53,7 @@ def claims(folder: Path) -> bool:
     """What transformers counts among these models, and has an encoder: others of that list continue what they hear."""
     config = hub.peek(folder)
     kind, names = config.get("model_type"), config.get("architectures")
-    if not isinstance(kind, str) or not isinstance(names, list):
+    if not isinstance(kind, str) or not isinstance(names, list) or any(heads.has_head(folder, end) for end in OTHERS):
         return False
     from transformers import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as known

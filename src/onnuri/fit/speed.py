@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import attention, machine
+from .. import attention, company, machine
 from ..costs import peaks
 from ..errors import BadSettings
 from ..family import Batch
@@ -66,6 +66,7 @@ def widen(net: nn.Module) -> None:
 def compiled_if_it_pays(loss: Loss, batch: Batch, player: str, log: Log) -> Loss:
     """The compiled loss where forward and backward are faster than eagerly by GAIN on this batch, else the eager one."""
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # where it cannot go on in one piece is for its makers
+    company.keep_eager()
     compiled = torch.compile(loss)
     eager = seconds(loss, batch, player)
     try:
