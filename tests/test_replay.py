@@ -67,3 +67,24 @@ def test_no_block_is_computed_more_than_twice_a_batch():
     seen(model, records)
     batches = -(-len(records) // calibration.BATCH)
     assert len(calls) == 5 and max(calls.values()) <= 2 * batches + 1  # and one to see in which order they run
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "mixtral", "bert"])
+def test_moments_are_means_over_whole_passes(name, tmp_path):
+    """Though a batch ends where all that is asked for has been seen."""
+    model, records = toy(name) if name in FAMILIES else from_library(name, tmp_path)
+    rows, last = {}, [*model.blocks][-1]
+    part = [weight for weight in weights(model.net) if weight.name.startswith(f"{last}.")]
+    found = calibration.second_moments(model, records, part)
+    for weight in part:
+        for module in [home for home, _ in weight.homes if isinstance(home, torch.nn.Linear)]:
+            module.register_forward_pre_hook(
+                lambda module, inputs, name=weight.name: rows.setdefault(name, []).append(inputs[0].flatten(0, -2))
+            )
+    with torch.no_grad():
+        for number in range(-(-len(records) // calibration.BATCH)):
+            calibration.answer(model, records, number)
+    assert found.keys() == rows.keys() and found
+    for weight, parts in rows.items():
+        seen = torch.cat(parts)
+        torch.testing.assert_close(found[weight], seen.T @ seen / len(seen), rtol=1e-4, atol=1e-6)

@@ -5,7 +5,7 @@ Nothing here asks what kind of model it measures; the facts of its family are en
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -23,7 +23,8 @@ PROPORTION_PROBES = 200  # records scored alone to see whether the headline is a
 RESAMPLED = 4096  # records in one of them
 RESAMPLES = 200  # bootstrap samples of the records
 DRAWN = 2000  # pictures that a model makes to be judged: a distance needs no more, and each may take seconds
-LATENCY_RUNS = 50
+WARM_UPS, LATENCY_RUNS = 3, 50  # at most
+FEWEST_RUNS = 3  # where one takes seconds
 WEIGHTS = (".safetensors", ".onnx", ".gguf", ".txt", ".xml", ".bin", ".js", ".pte")
 LATENCY_SECONDS = 1.0
 
@@ -102,21 +103,31 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def latency(model: Model, records: Sequence[Record], seed: int) -> dict[str, float]:
     """Milliseconds from one record to its answer: median and 95th percentile, after a warm-up."""
-    times = []
-    for number in range(-3, LATENCY_RUNS):
+
+    def seconds(number: int) -> float:
         record = model.asked([records[number % len(records)]])
         began = time.perf_counter()
         model.sample(record, seed)
-        if number >= 0:
-            times.append(1e3 * (time.perf_counter() - began))
-        if sum(times) > 1e3 * LATENCY_SECONDS and len(times) >= 5:
-            break
+        return time.perf_counter() - began
+
+    spent(map(seconds, range(WARM_UPS)), 1)
+    times = [1e3 * each for each in spent(map(seconds, range(LATENCY_RUNS)), FEWEST_RUNS)]
     return {
         "p50": float(np.quantile(times, 0.5)),
         "p95": float(np.quantile(times, 0.95)),
         "batch": 1,
         "runs": len(times),
     }
+
+
+def spent(runs: Iterable[float], fewest: int) -> list[float]:
+    """The seconds of runs, of which none begins when `fewest` and LATENCY_SECONDS are over."""
+    found: list[float] = []
+    for seconds in runs:
+        found.append(seconds)
+        if len(found) >= fewest and sum(found) > LATENCY_SECONDS:
+            break
+    return found
 
 
 def model_bytes(model: Model) -> int | None:

@@ -15,6 +15,7 @@ from onnuri.operation import Quiet
 from onnuri.operations.quantize import OPERATION, ROLES, Settings, apply
 from onnuri.plan import settings_of
 from onnuri.sources import open_data
+from onnuri.weights import packed
 from onnuri.weights.attach import computes_integers, pack, packed_weights
 from onnuri.weights.awq import TOLERANCE, error_of, gap, groups_of, scale_columns
 from onnuri.weights.calibration import factors, fitted_step, second_moments
@@ -113,6 +114,24 @@ def test_products_and_rows_are_those_of_the_numbers(scheme):
     torch.testing.assert_close(layer(x), exact, rtol=1e-5, atol=1e-5)
     places = torch.tensor([[3, 0], [23, 3]])
     torch.testing.assert_close(table(places), weights(table)[0].value[places], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_decoded_numbers_are_kept_until_their_codes_change(scheme, monkeypatch):
+    layer, x = torch.nn.Linear(64, 24, bias=False), torch.randn(5, 64)
+    pack(weights(layer)[0], scheme)
+    base, learnt = packed_weights(layer)["weight"][1], layer(x)
+    assert base not in packed.KEPT, "a training decodes anew: what it holds was estimated so"
+    with torch.no_grad():
+        assert torch.equal(layer(x), learnt) and torch.equal(layer(x), learnt) and base in packed.KEPT
+        base.scale.mul_(2)
+        assert torch.equal(layer(x), 2 * learnt)
+        base.codes = torch.zeros_like(base.codes)
+        assert not torch.equal(layer(x), 2 * learnt)
+        monkeypatch.setattr(packed, "DECODED", 24 * 64 * 4 - 1)
+        packed.KEPT.clear()
+        layer(x)
+    assert not packed.KEPT
 
 
 @pytest.mark.parametrize(

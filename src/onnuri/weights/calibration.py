@@ -1,6 +1,8 @@
 """What the matrices of a net are multiplied with, seen on real records: block after block, in the order of the net."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from ..observe import Watcher, watching
 from ..operation import Log
 from .matrices import Weight, is_transposed_linear
 from .packed import LEAST, is_plain_conv, patches
-from .replay import Replay
+from .replay import Enough, Replay
 
 BATCH = 16  # records that run through the net at once
 SAMPLED = 2**14  # numbers of one batch that are kept of an input
@@ -72,6 +74,7 @@ def second_moments(
     homes = {id(module): weight.name for weight in part for module, attribute in weight.homes if attribute == "weight"}
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    once, calls = Counter(homes.keys()), [Counter[int]()]  # of each module, batch by batch
     last: tuple[Any, Tensor, Tensor] | None = None  # the rows are held so that their place is not taken by others
 
     def watch(_: str, module: nn.Module, x: Tensor) -> None:
@@ -82,8 +85,16 @@ def second_moments(
                 last = identity(rows), rows, rows.T @ rows
             sums[name] = sums[name] + last[2] if name in sums else last[2]
             counts[name] = counts.get(name, 0) + len(rows)
+            calls[-1][id(module)] += 1
+            if len(calls) > 1 and calls[-1] == calls[0] == once:
+                raise Enough  # what follows the last of them is not asked for
 
-    run_through(model, records, watch, run=run)
+    def look(number: int) -> None:
+        with suppress(Enough):
+            (run or partial(answer, model, records))(number)
+        calls.append(Counter())
+
+    run_through(model, records, watch, run=look)
     return {name: total / counts[name] for name, total in sums.items()}
 
 

@@ -6,6 +6,7 @@ has its own (Dettmers et al., arXiv:2110.02861). A number is code * scale; there
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from .matrices import View
 
 GROUP = 32  # columns, for codes of 4 bits
 LEAST = 1e-12  # a scale: zeros have some as well
+DECODED = 2**30  # bytes of decoded matrices that a process keeps at most; others are decoded anew for each product
 SHRINKS = [1 - 0.04 * step for step in range(11)]  # of a scale
 ROUNDING = ("int8-dynamic", "int8-static")
 """The schemes by which a layer rounds its input too, and multiplies integers."""
@@ -164,6 +166,25 @@ class Packed(nn.Module):
         codes = self.form.codes(self.codes)
         return codes * spread(self.scale, codes.shape[2])
 
+    def decoded(self) -> Tensor:
+        """(rows, columns): the codes where each row has one scale, else the matrix; to be read only. Kept where no gradient is
+        asked for: a text is written by as many products with one matrix as it has tokens."""
+        versions = self.codes._version, self.scale._version
+        if (
+            (kept := KEPT.get(self))
+            and kept.codes is self.codes
+            and kept.scale is self.scale
+            and kept.versions == versions
+        ):
+            return kept.numbers
+        numbers = self.form.codes(self.codes[0]) if self.scale.shape[2] == 1 else self.matrix[0]
+        room = DECODED - sum(each.numbers.nbytes for each in KEPT.values())
+        if (
+            not torch.is_grad_enabled() and type(self.codes) is Tensor and numbers.nbytes <= room
+        ):  # a tracer's is no plain one
+            KEPT[self] = Decoded(self.codes, self.scale, versions, numbers)
+        return numbers
+
     def forward(self) -> Tensor:
         """The tensor: the product in fp32, cast once."""
         return self.view.tensor(self.matrix, self.shape).to(self.dtype)
@@ -178,9 +199,9 @@ class Packed(nn.Module):
         if self.rounds(x):
             product = integer_product(x, self.codes[0], self.input_scale) * self.scale[0, :, 0]
         elif self.scale.shape[2] == 1:
-            product = F.linear(x.float(), self.form.codes(self.codes[0])) * self.scale[0, :, 0]
+            product = F.linear(x.float(), self.decoded()) * self.scale[0, :, 0]
         else:
-            product = F.linear(x.float(), self.matrix[0])
+            product = F.linear(x.float(), self.decoded())
         product = product.to(x.dtype)
         return product if bias is None else product + bias
 
@@ -198,6 +219,19 @@ class Packed(nn.Module):
         """These rows of a table, without forming the float table."""
         codes = self.form.codes(self.codes[0, places])
         return (codes * spread(self.scale[0, places], codes.shape[-1])).to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Numbers, and what they were decoded from."""
+
+    codes: Tensor
+    scale: Tensor
+    versions: tuple[int, int]
+    numbers: Tensor
+
+
+KEPT: WeakKeyDictionary[Packed, Decoded] = WeakKeyDictionary()
 
 
 def integer_product(x: Tensor, codes: Tensor, step: Tensor | None) -> Tensor:
