@@ -57,7 +57,7 @@ def keep_eager() -> None:
     """From now on a compiled loss asks anew each time. Whoever compiles one calls this before, so that nobody else waits the second
     that torch's compiler takes to load."""
     global asked
-    asked = torch.compiler.disable(asked)
+    asked = torch.compiler.disable(asked)  # type: ignore  # torch states other types of its decorator
 
 
 @contextmanager
