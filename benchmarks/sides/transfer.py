@@ -22,25 +22,21 @@ def main() -> None:
     for share in SHARES:
         write_labels(reviews, chosen.kept / f"labels-{share}", share)
     texts = ["--data", str(reviews / "unlabelled.parquet"), "--answer", "text", "--fields", "text=text"]
-    for name, how in (
-        ("body", [chosen.steps, "--learning-rate", "0.002"]),
-        ("nothing", ["1", "--learning-rate", "1e-12"]),
-    ):
-        words = [
-            "train",
-            "--family",
-            "causal_lm",
-            *texts,
-            "--config",
-            chosen.body,
-            "--batch-size",
-            "128",
-            "--steps",
-            *how,
-        ]
-        onnuri = Path(sys.executable).with_name("onnuri")
-        subprocess.run([str(onnuri), *words, "--out", str(chosen.kept / name)], check=True)
+    how = ["--config", chosen.body, "--steps", chosen.steps, "--batch-size", "128", "--learning-rate", "0.002"]
+    words = ["train", "--family", "causal_lm", *texts, *how, "--out", str(chosen.kept / "body")]
+    subprocess.run([str(Path(sys.executable).with_name("onnuri")), *words], check=True)
+    write_unlearnt(chosen.kept / "body", chosen.kept / "nothing")
     print("{}")
+
+
+def write_unlearnt(body: Path, folder: Path) -> None:
+    """The same design and tokens with fresh weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(body)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(body).save_pretrained(folder)
 
 
 def write_labels(reviews: Path, folder: Path, share: int) -> None:
