@@ -89,9 +89,11 @@ def second_moments(
             if len(calls) > 1 and calls[-1] == calls[0] == once:
                 raise Enough  # what follows the last of them is not asked for
 
+    compute = run or partial(answer, model, records)
+
     def look(number: int) -> None:
         with suppress(Enough):
-            (run or partial(answer, model, records))(number)
+            compute(number)
         calls.append(Counter())
 
     run_through(model, records, watch, run=look)

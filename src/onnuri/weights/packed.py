@@ -169,19 +169,13 @@ class Packed(nn.Module):
     def decoded(self) -> Tensor:
         """(rows, columns): the codes where each row has one scale, else the matrix; to be read only. Kept where no gradient is
         asked for: a text is written by as many products with one matrix as it has tokens."""
-        versions = self.codes._version, self.scale._version
-        if (
-            (kept := KEPT.get(self))
-            and kept.codes is self.codes
-            and kept.scale is self.scale
-            and kept.versions == versions
-        ):
+        kept, versions = KEPT.get(self), (self.codes._version, self.scale._version)
+        if kept and kept.codes is self.codes and kept.scale is self.scale and kept.versions == versions:
             return kept.numbers
         numbers = self.form.codes(self.codes[0]) if self.scale.shape[2] == 1 else self.matrix[0]
         room = DECODED - sum(each.numbers.nbytes for each in KEPT.values())
-        if (
-            not torch.is_grad_enabled() and type(self.codes) is Tensor and numbers.nbytes <= room
-        ):  # a tracer's is no plain one
+        plain = type(self.codes) is Tensor  # a tracer's is not
+        if plain and not torch.is_grad_enabled() and numbers.nbytes <= room:
             KEPT[self] = Decoded(self.codes, self.scale, versions, numbers)
         return numbers
 
@@ -196,12 +190,12 @@ class Packed(nn.Module):
     def linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x (..., in) -> (..., out); with one scale a row the product is scaled, and not the matrix before."""
         # codes are up to 127: their products would leave the range of a short type before they are scaled
-        if self.rounds(x):
-            product = integer_product(x, self.codes[0], self.input_scale) * self.scale[0, :, 0]
-        elif self.scale.shape[2] == 1:
-            product = F.linear(x.float(), self.decoded()) * self.scale[0, :, 0]
-        else:
-            product = F.linear(x.float(), self.decoded())
+        in_integers = self.rounds(x)
+        product = (
+            integer_product(x, self.codes[0], self.input_scale) if in_integers else F.linear(x.float(), self.decoded())
+        )
+        if self.scale.shape[2] == 1:
+            product = product * self.scale[0, :, 0]
         product = product.to(x.dtype)
         return product if bias is None else product + bias
 

@@ -96,9 +96,8 @@ def apply(
         part = model.asked(records[places.start : places.stop])
         began = time.perf_counter_ns()
         answers, counts = task.answers(part, places, temperatures)
-        return [recorded(task, *pair) for pair in zip(part, answers)], counts + counted(
-            answers, time.perf_counter_ns() - began
-        )
+        counts += counted(answers, time.perf_counter_ns() - began)
+        return [recorded(task, *pair) for pair in zip(part, answers)], counts
 
     found, counts = answered(len(records), settings.batch_size, answering, log, "answers written")
     report = told(task, records, found, counts) | ({"calibration": facts(fit)} if fit else {})
