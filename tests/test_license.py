@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -289,6 +289,7 @@ def test_a_ledger_from_before_licenses_were_recorded(life):
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
+@example("\n", "\n")
 def test_what_a_folder_calls_its_license_breaks_no_card(tmp_path_factory, name, link):
     """The front matter stays readable, and says what was said."""
     place = folder(tmp_path_factory.mktemp("card"))

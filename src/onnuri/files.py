@@ -125,13 +125,15 @@ def sync(path: Path) -> None:
 
 
 def standing(folders: Iterable[Path]) -> Callable[[], None]:
-    """A check to call when they have been read: BadInput where another folder has taken the place of one of these since,
-    so that what was read may be of both."""
+    """A check to call when they have been read: BadInput where one of these came, went or was replaced since: what was
+    read may be of two, or of a part of one."""
     before = {folder: identity(folder) for folder in folders}
 
     def check() -> None:
-        if moved := [folder for folder, was in before.items() if was and identity(folder) != was]:
-            raise BadInput(*(f"{one} was replaced while it was read" for one in moved), hint="give the command again")
+        if moved := [folder for folder, was in before.items() if not was or identity(folder) != was]:
+            raise BadInput(
+                *(f"{one} was moved or replaced while it was read" for one in moved), hint="give the command again"
+            )
 
     return check
 

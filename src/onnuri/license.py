@@ -83,7 +83,7 @@ def stated(folder: Path) -> list[Origin]:
 def front_matter(card: Path) -> dict[str, Any]:
     """What the metadata at the head of a model card say of the license; {} where there is nothing that can be read."""
     head = re.match(r"\ufeff?---\s*\n(.*?)\n---", beginning(card), re.DOTALL)
-    entries = re.findall(r"^license\w*:.*(?:\n[ -].*)*", head[1], re.MULTILINE) if head else []
+    entries = re.findall(r"^license\w*:.*(?:\n(?:[ -].*)?)*", head[1], re.MULTILINE) if head else []
     try:
         value = yaml.safe_load("\n".join(entries)[:LONGEST])
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -125,8 +125,23 @@ def test_a_model_is_replaced_while_it_is_read(tmp_path, monkeypatch, words):
 
     monkeypatch.setattr(home, "opened", replaced)
     out = () if words == ("evaluate",) else ("--out", tmp_path / "out.jsonl")
-    refused(onnuri(*words, tmp_path / "m", "--data", "builtin:iris", *out), "was replaced while it was read")
+    refused(onnuri(*words, tmp_path / "m", "--data", "builtin:iris", *out), "was moved or replaced while it was read")
     assert not (tmp_path / "out.jsonl").exists() and not leftovers(tmp_path)
+
+
+def test_a_model_appears_while_it_is_read_and_goes_again(tmp_path, monkeypatch):
+    """The net would be opened, and its ledger not be found: the rows that it was trained with would be scored as new ones."""
+    assert onnuri(*NEW, *IRIS, tmp_path / "hidden").code == 0
+    opened = look.opened
+
+    def briefly_there(*inputs):
+        (tmp_path / "hidden").rename(tmp_path / "m")
+        found = opened(*inputs)
+        (tmp_path / "m").rename(tmp_path / "hidden")
+        return found
+
+    monkeypatch.setattr(look, "opened", briefly_there)
+    refused(onnuri("evaluate", tmp_path / "m", "--data", "builtin:iris"), "was moved or replaced while it was read")
 
 
 # ------------------------------------------------------------------------------------------------ the locks themselves
