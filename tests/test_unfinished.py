@@ -1,5 +1,6 @@
 """Answers of an interrupted command are kept, and not given anew."""
 
+import json
 import os
 import signal
 from importlib import import_module
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from command import leftovers
-from onnuri import run, unfinished
+from onnuri import data_folder, ledger, run, unfinished
 from onnuri.operation import Quiet
+from onnuri.operations.clean import reading
 
 TOTAL, AT_ONCE = 10, 4
 
@@ -70,6 +72,59 @@ def test_generate_goes_on(writer, tmp_path, monkeypatch):
     how = {"batch_size": 2, "max_new_tokens": 4, "temperature": 1.0}
     whole, again = goes_on("generate", how, inputs, tmp_path, monkeypatch)
     assert whole["tokens"] == again["tokens"] and whole["finished"] == again["finished"]
+
+
+@pytest.fixture
+def heap(tmp_path, monkeypatch) -> Path:
+    """Documents of which some are copies, lines are repeated, and dates stand beside; read, and written, in small pieces."""
+    monkeypatch.setattr(reading, "CHARACTERS", 1_500)
+    monkeypatch.setattr(data_folder, "PIECE", 9_000)
+    rows = []
+    for number in range(400):
+        words = " ".join(f"{chr(0xAC00 + (number * place) % 1000)}다 the a" for place in range(1, 12 + number % 7))
+        again = "이 줄은 모든 문서에 똑같이 나오는 아주 긴 줄이라서 한 번만 남아야 합니다\n" if number % 3 == 0 else ""
+        rows.append(
+            {"text": again + (rows[number // 2]["text"] if number % 5 == 4 else words), "year": f"20{number % 25:02d}"}
+        )
+    (tmp_path / "heap.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "heap.jsonl"
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+@pytest.mark.parametrize("batches", [1, 9])
+def test_clean_goes_on(heap, tmp_path, monkeypatch, how, batches):
+    """What it knew of the documents before is known again: the copies that come later are found, and the files are the same."""
+    changed, calls, stop = data_folder.changed, [], 2 * batches
+
+    def counted(*given):  # once for what stays of a batch, once for what goes
+        calls.append(given)
+        if len(calls) == stop and how == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+        if len(calls) == stop + 1 and how == "killed":
+            raise RuntimeError("killed")
+        return changed(*given)
+
+    def carried_out(name: str) -> dict:
+        calls.clear()
+        return run.execute("clean", {"rules": "none"}, {"data": heap}, tmp_path / name, quiet=True)
+
+    def files(name: str) -> dict:
+        return {
+            str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.parquet")
+        }
+
+    monkeypatch.setattr(data_folder, "changed", counted)
+    monkeypatch.setattr(unfinished.Saving, "due", lambda saving: how == "killed" and len(calls) == stop)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        carried_out("cut")
+    assert not (tmp_path / "cut").exists()
+    stop = -1
+    again, left = carried_out("cut"), len(calls)
+    whole = carried_out("whole")
+    assert left == len(calls) - 2 * batches and not leftovers(tmp_path)
+    assert files("cut") == files("whole") and len(files("whole")) > 4
+    assert again["found"] == whole["found"] and not ledger.verify(tmp_path / "cut")
+    assert {"copy", "near_copy"} <= whole["found"]["removed"].keys() and whole["found"]["edited"]
 
 
 def goes_on(operation, settings, inputs, folder: Path, monkeypatch) -> list[dict]:

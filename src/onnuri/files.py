@@ -17,6 +17,8 @@ from .errors import BadInput, BrokenPromise, OnnuriError
 
 STATE = "state.safetensors"
 """The state of unfinished work, inside the staging folder."""
+PIECES = "pieces"
+"""The folder of what unfinished work has written for good, beside its state; without a state it is nothing."""
 LOCK = "lock"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -61,7 +63,7 @@ def staging(out: Path) -> Iterator[Path]:
         yield partial
         return
     with writing(out), tidied(out.parent), locked(partial / LOCK, out):
-        clear(partial, STATE)
+        clear(partial, *unfinished(partial))
         try:
             yield partial
             forget(partial)
@@ -69,15 +71,22 @@ def staging(out: Path) -> Iterator[Path]:
             forget(partial)
             raise
         finally:
-            clear(partial, STATE)
+            clear(partial, *unfinished(partial))
+
+
+def unfinished(partial: Path) -> tuple[str, ...]:
+    """The names in a staging folder of what the next try goes on from."""
+    return (STATE, PIECES) if (partial / STATE).exists() else ()
 
 
 def clear(partial: Path, *kept: str) -> None:
     """Remove all of a staging folder but its lock and what is `kept`."""
     for path in list(partial.iterdir()) if partial.is_dir() else ():
+        if path.name in (LOCK, *kept):
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in (LOCK, *kept):
+        else:
             path.unlink()
 
 

@@ -42,6 +42,9 @@ class Part:
     rows: list[int]
     kept: list[Record]
     removed: list[Record]
+    state: "Callable[[], tuple[dict[str, Tensor], dict[str, Any]]] | None" = None
+    """What the operation goes on from behind this part, to be asked for before the next one: tensors and facts, as the log
+    keeps them."""
 
 
 @dataclass

@@ -33,7 +33,7 @@ from .evidence import (
     parents,
     thin,
 )
-from .files import STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, writing
+from .files import PIECES, STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, writing
 from .look import look
 from .opening import opened
 from .operation import Operation, Result, Settings
@@ -178,14 +178,14 @@ def rewrite(
     sources = described(inputs, found)
     machine.forget_peak()
     started = datetime.now(UTC)
-    folder = fresh_folder(partial / "result")
-    with Progress(operation.name, quiet) as log:
+    folder, key = partial / PIECES, key_of(operation, settings, sources, options)
+    with Progress(operation.name, quiet, partial / STATE, key) as log:
         for text in changed_since(inputs):
             log.warn(text)
         result = operation.apply(settings, log, **found)
         assert result.parts is not None
         with writing(out):
-            write_parts(result.parts, found["data"], folder)
+            write_parts(result.parts, found["data"], folder, log)
     spent = cost(log)
     result.data = open_documents(str(folder))
     result.removed = open_documents(str(folder / "removed")) if (folder / "removed").exists() else None
@@ -204,7 +204,7 @@ def rewrite(
         "curves": {},
         "bars": result.bars,
         "found": result.report,
-        "key": key_of(operation, settings, sources, options),
+        "key": key,
         "after": None,
     }
     lineage = ledger.read(Path(inputs["data"])) if Path(inputs["data"]).is_dir() else []

@@ -7,15 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from .answers import jsonable
 from .data import Record
 from .files import is_main_process
 from .operation import Log
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EVERY = 30.0  # seconds
 SHARE = 30  # times as long as saving took is worked before the next one: about 3 % of the time at most
@@ -89,7 +91,7 @@ def answered(total: int, at_once: int, answering: Answering, log: Log, doing: st
 def keep(rows: list[Record], counts: Counter[str], log: Log) -> None:
     if is_main_process():
         text = "\n".join(json.dumps(row) for row in rows).encode()
-        log.save_state({"rows": torch.from_numpy(np.frombuffer(text, np.uint8).copy())}, {"counts": counts})
+        log.save_state({"rows": tensor_of(text)}, {"counts": counts})
 
 
 def kept(log: Log) -> tuple[list[Record], Counter[str]]:
@@ -97,4 +99,15 @@ def kept(log: Log) -> tuple[list[Record], Counter[str]]:
     if found is None:
         return [], Counter()
     tensors, facts = found
-    return [json.loads(line) for line in tensors["rows"].numpy().tobytes().splitlines()], Counter(facts["counts"])
+    return [json.loads(line) for line in bytes_of(tensors["rows"]).splitlines()], Counter(facts["counts"])
+
+
+def tensor_of(content: bytes | np.ndarray) -> "Tensor":
+    """Bytes, or those of an array, as a state holds them."""
+    import torch
+
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+
+
+def bytes_of(tensor: "Tensor") -> bytes:
+    return tensor.numpy().tobytes()

@@ -5,15 +5,18 @@ kept of those before are 12 bytes for each key: one key for each document and ea
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from ...data import Data
 from ...errors import BadInput, BadSettings
 from ...operation import Log, Operation, Part, Promise, Result
 from .copies import Held
 from .deciding import Memory, decided
-from .judging import held_of, judged_ahead
+from .judging import Judged, held_of, judged_ahead
 from .promises import copies_kept, documents_lost, held_out_kept
-from .reading import batches, column_of, text_columns
+from .reading import FIRST, batches, column_of, text_columns
 from .scores import Tally
 from .settings import Settings, require_effect, resolved
 
@@ -36,16 +39,27 @@ def apply(settings: Settings, log: Log, data: Data, against: Data | None = None)
 
 
 def parts(settings: Settings, log: Log, data: Data, column: str, held: Held | None, tally: Tally) -> Iterator[Part]:
-    memory = Memory()
+    """From the first document on, or from where an interrupted run kept its state."""
+    memory, first = Memory(), range(FIRST)
+    if kept := log.load_state():
+        memory.take_up(kept[0])
+        tally.take_up(kept[1]["tally"])
+        first = range(*kept[1]["together"])
     columns = [column, *(name for name in text_columns(data.records) if name != column)]
-    for batch in judged_ahead(settings, columns, held, batches(data.records, column)):
+    new = (batch for batch in batches(data.records, column, first) if batch.rows.start >= tally.read)
+    for batch in judged_ahead(settings, columns, held, new):
         found = decided(batch, column, memory, settings)
         tally.add(batch, found)
         log.progress(batch.rows.stop, len(data.records), f"{tally.kept:,} kept")
-        yield found.part
+        yield replace(found.part, state=partial(state, batch, memory, tally))
     tally.finish()
     if not tally.kept:
         raise BadInput(f"nothing is left of {tally.read:,} documents: {tally.reasons_text()}", hint=tally.advice())
+
+
+def state(batch: Judged, memory: Memory, tally: Tally) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What goes on behind this batch."""
+    return memory.tensors(), {"tally": tally.facts(), "together": [batch.together.start, batch.together.stop]}
 
 
 OPERATION = Operation(

@@ -52,6 +52,16 @@ class Owners:
         found[order] = np.where(known < 0, owners, known)[np.cumsum(new) - 1]
         return found
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All `keys` (N,) uint64 and the `documents` (N,) uint32 that had them first."""
+        keys, documents = zip((np.zeros(0, np.uint64), np.zeros(0, np.uint32)), *self.runs)
+        return {"keys": np.concatenate(keys), "documents": np.concatenate(documents)}
+
+    def take_up(self, keys: np.ndarray, documents: np.ndarray) -> None:
+        """What `arrays` gave, where nothing is known yet."""
+        order = np.argsort(keys, kind="stable")
+        self.add(keys[order], documents[order])
+
     def add(self, keys: np.ndarray, owners: np.ndarray) -> None:
         """`keys` sorted, none of them known."""
         if not len(keys):

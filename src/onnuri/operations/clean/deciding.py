@@ -5,17 +5,22 @@ lines belong to documents that are kept. Whether one is kept may depend on lines
 until it holds; twice, as a rule.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...operation import Part
+from ...unfinished import bytes_of, tensor_of
 from .copies import Owners, earlier
 from .edits import tidy
 from .flat import Flat, Spans, flat
 from .judging import Judged, Reason, faults_of, orders
 from .language import languages
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONG_LINE = 30  # characters; shorter ones are headings, names, and what people say alike
 
@@ -27,6 +32,20 @@ class Memory:
     texts: Owners = field(default_factory=Owners)
     lines: Owners = field(default_factory=Owners)
     bands: Owners = field(default_factory=Owners)
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """As a state holds it."""
+        return {
+            f"{each.name}.{part}": tensor_of(array)
+            for each in fields(self)
+            for part, array in getattr(self, each.name).arrays().items()
+        }
+
+    def take_up(self, tensors: "dict[str, Tensor]") -> None:
+        for each in fields(self):
+            keys, documents = (bytes_of(tensors[f"{each.name}.{part}"]) for part in ("keys", "documents"))
+            owners: Owners = getattr(self, each.name)
+            owners.take_up(np.frombuffer(keys, np.uint64), np.frombuffer(documents, np.uint32))
 
 
 @dataclass

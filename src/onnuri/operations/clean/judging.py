@@ -35,11 +35,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Judged:
-    """A batch, D documents. `texts_of`: {column: edited text} of each, `texts` of the column that is judged; `reasons`: {place: why
-    it goes}; `languages` (D,); `wholes` (D,): a hash of each text; `worded` (D,): whether it has a word; `keys` (D, bands) of its
-    signature; `counts`: {place: what was edited}."""
+    """A batch, D documents, of those that were read `together`. `texts_of`: {column: edited text} of each, `texts` of the column
+    that is judged; `reasons`: {place: why it goes}; `languages` (D,); `wholes` (D,): a hash of each text; `worded` (D,): whether
+    it has a word; `keys` (D, bands) of its signature; `counts`: {place: what was edited}."""
 
     rows: range
+    together: range
     records: list[Record]
     texts_of: list[dict[str, str]]
     texts: Flat
@@ -66,7 +67,9 @@ def judged(settings: Settings, columns: list[str], held: Held | None, read: Read
     texts_of = [dict(zip(columns, texts)) for texts in zip(*found.values())]
     worded = whole.tally(whole.plain.words) > 0
     wholes = whole.hashes(whole.whole)
-    return Judged(read.rows, read.records, texts_of, whole, reasons, spoken, wholes, worded, keys, counts)
+    return Judged(
+        read.rows, read.together, read.records, texts_of, whole, reasons, spoken, wholes, worded, keys, counts
+    )
 
 
 def faults_of(texts: Flat, spoken: np.ndarray, settings: Settings) -> dict[int, Reason]:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from ...data import Record, Records
@@ -18,11 +18,13 @@ SAMPLE, FAR = 100, 3
 
 @dataclass(frozen=True)
 class Read:
-    """Documents as they were read. `faults`: {place in the batch: why it could not be read}; its text is "" then."""
+    """Documents as they were read. `faults`: {place in the batch: why it could not be read}; its text is "" then. `together`: the
+    rows that were read at once, of which these are some."""
 
     rows: range
     records: list[Record]
     faults: dict[int, str]
+    together: range
 
 
 def column_of(records: Records, asked: str) -> str:
@@ -63,9 +65,10 @@ def longest(records: Records, texts: list[str]) -> str:
     return lengths[-1][1]
 
 
-def batches(records: Records, column: str) -> Iterator[Read]:
-    """All documents, some CHARACTERS of them at once, one at least; how many are read together follows from those before."""
-    start, size = 0, FIRST
+def batches(records: Records, column: str, first: range = range(FIRST)) -> Iterator[Read]:
+    """All documents from the `first` that are read together, some CHARACTERS of them at once, one at least; how many are read
+    together follows from those before."""
+    start, size = first.start, len(first)
     while start < len(records):
         rows = range(start, min(start + size, len(records)))
         found = shortened(read(records, rows), column)
@@ -82,7 +85,7 @@ def cut(batch: Read, column: str) -> Iterator[Read]:
         before = ends[first - 1] if first else 0
         last = max(first + 1, bisect_right(ends, before + CHARACTERS))
         faults = {place - first: fault for place, fault in batch.faults.items() if first <= place < last}
-        yield Read(batch.rows[first:last], batch.records[first:last], faults)
+        yield replace(batch, rows=batch.rows[first:last], records=batch.records[first:last], faults=faults)
         first = last
 
 
@@ -93,19 +96,19 @@ def shortened(batch: Read, column: str) -> Read:
         place: f"{length:,} characters, at most {LONGEST:,}" for place, length in lengths.items() if length > LONGEST
     }
     records = [{**one, column: ""} if place in faults else one for place, one in enumerate(batch.records)]
-    return Read(batch.rows, records, batch.faults | faults) if faults else batch
+    return replace(batch, records=records, faults=batch.faults | faults) if faults else batch
 
 
 def read(records: Records, rows: range) -> Read:
     """Some documents; where one cannot be read, each by itself. BadInput where a library is missing: all would be lost."""
     try:
-        return Read(rows, texts_alone(records.list(slice(rows.start, rows.stop)), records), {})
+        return Read(rows, texts_alone(records.list(slice(rows.start, rows.stop)), records), {}, rows)
     except MissingExtra:
         raise
     except BadInput:
         each = [read_one(records, row) for row in rows]
     faults = {place: fault for place, (_, fault) in enumerate(each) if fault}
-    return Read(rows, texts_alone([record for record, _ in each], records), faults)
+    return Read(rows, texts_alone([record for record, _ in each], records), faults, rows)
 
 
 def read_one(records: Records, row: int) -> tuple[Record, str]:

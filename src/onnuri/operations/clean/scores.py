@@ -27,6 +27,8 @@ YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?=년|[-./]\d{1,2}(?!\d))")
 YEAR_ALONE = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
 RECENT, CLASSES = 5, 50
 EXAMPLES, SHOWN = 2, 120  # of each reason, and characters of each
+SUMS = ("read", "kept", "characters_read", "characters_kept")
+COUNTERS = ("reasons", "edits", "years", "lengths", "languages")
 
 
 class Tally:
@@ -45,6 +47,21 @@ class Tally:
             for name, kind in records.fields.items()
             if name != column and (kind == "category" or name.lower() in ANSWER_NAMES)
         }
+
+    def facts(self) -> dict[str, Any]:
+        """The sums as JSON holds them; as a key of JSON a number would be a text."""
+        sums = {name: getattr(self, name) for name in SUMS}
+        counters = {name: list(getattr(self, name).items()) for name in COUNTERS}
+        classes = {name: list(counts.items()) for name, counts in self.classes.items()}
+        return {**sums, **counters, "examples": self.examples, "classes": classes}
+
+    def take_up(self, facts: dict[str, Any]) -> None:
+        for name in SUMS:
+            setattr(self, name, facts[name])
+        for name in COUNTERS:
+            setattr(self, name, Counter(dict(facts[name])))
+        self.examples = facts["examples"]
+        self.classes = {name: Counter(dict(pairs)) for name, pairs in facts["classes"].items()}
 
     def add(self, batch: Judged, decided: Decided) -> None:
         lengths = np.diff(batch.texts.starts)
