@@ -93,6 +93,9 @@ def logits(name: str, net) -> torch.Tensor:
     return net(torch.randint(5, 150, (2, 12), generator=draw)).logits
 
 
+NAMED = (*F.LANGUAGE, *F.TEXTS, *F.MASKED, *F.PICTURES, *F.SOUNDS)
+
+
 @pytest.mark.parametrize("name", some(UNNAMED, ODD))
 def test_an_architecture_that_nobody_named(name, data, tmp_path):
     folder = made(name, tmp_path / "base")
@@ -130,7 +133,7 @@ def test_an_architecture_that_nobody_named(name, data, tmp_path):
         run("export", "packed", "exported")
 
 
-@pytest.mark.parametrize("name", [*F.LANGUAGE, *F.TEXTS, *F.MASKED, *F.PICTURES, *F.SOUNDS])
+@pytest.mark.parametrize("name", some(NAMED, ("llama_tied", "mixtral", "bert_mlm", "resnet", "hubert")))
 def test_every_named_architecture_merges(name, data, tmp_path):
     ending = {
         (*F.LANGUAGE, *F.MASKED): "LM",
