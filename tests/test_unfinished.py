@@ -118,10 +118,15 @@ def test_clean_goes_on(heap, tmp_path, monkeypatch, how, batches):
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         carried_out("cut")
     assert not (tmp_path / "cut").exists()
+    (tmp_path / ".cut.partial" / "pieces" / "README.md").write_text(
+        "as if it was killed in the moment before it appeared"
+    )
+    (tmp_path / ".cut.partial" / "pieces" / "stray").mkdir()
     stop = -1
     again, left = carried_out("cut"), len(calls)
     whole = carried_out("whole")
     assert left == len(calls) - 2 * batches and not leftovers(tmp_path)
+    assert not (tmp_path / "cut" / "stray").exists()
     assert files("cut") == files("whole") and len(files("whole")) > 4
     assert again["found"] == whole["found"] and not ledger.verify(tmp_path / "cut")
     assert {"copy", "near_copy"} <= whole["found"]["removed"].keys() and whole["found"]["edited"]

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from .data import Data, Record, Records
-from .files import fresh_folder, sync
+from .files import clear, fresh_folder, sync
 from .operation import Log, Part
 from .unfinished import Saving, bytes_of, interruptible, tensor_of
 
@@ -59,6 +59,7 @@ def take_up(both: Iterable["Pieces"], folder: Path, log: Log) -> None:
         fresh_folder(folder)
         return
     tensors, facts = found
+    clear(folder, *(pieces.folder.name for pieces in both))  # evidence that was written before the folder could appear
     for pieces in both:
         waiting = tensors.get(f"waiting.{pieces.split}")
         number, size = facts["written"][pieces.split]
