@@ -37,8 +37,8 @@ def place(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("conformance")
 
 
-LONG = ("adapt", "distill", "estimate", "export", "extend", "extrapolate", "generate")
-"""Those that measure, trace, train or write for each of their settings."""
+LONG = ("adapt", "distill", "estimate", "export", "extend", "extrapolate")
+"""Those that measure, trace or train for each of their settings."""
 
 
 @pytest.mark.parametrize(

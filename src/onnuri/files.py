@@ -80,7 +80,7 @@ def unfinished(partial: Path) -> tuple[str, ...]:
 
 
 def clear(partial: Path, *kept: str) -> None:
-    """Remove all of a staging folder but its lock and what is `kept`."""
+    """Remove all of a folder of unfinished work but its lock and what is `kept`."""
     for path in list(partial.iterdir()) if partial.is_dir() else ():
         if path.name in (LOCK, *kept):
             continue
