@@ -128,6 +128,16 @@ def test_every_help_page_opens():
     assert pages.code == 0 and not {"torch", "numpy", "polars"} & imported(pages.err)
 
 
+def test_what_the_config_of_a_new_model_can_say():
+    said = json.loads(onnuri("families", "causal_lm", "--config", "parameters=20e6,max_length=64", "--json").out)
+    assert said["hidden_size"] > 256 and said["max_length"] == 64 and "parameters" not in said
+    text = onnuri("families", "speech_classifier").out
+    assert "--family speech_classifier --config" in text and "mels               40" in text and "from the data" in text
+    refused(onnuri("families", "causal_lm", "--config", "depht=2"), "no config entry 'depht'; did you mean depth")
+    refused(onnuri("families", "casual_lm", "--json"), "did you mean causal_lm")
+    refused(onnuri("families", "--config", "depth=2"), "need the NAME of a family")
+
+
 def imported(importtime: str) -> set[str]:
     return {line.split("|")[-1].strip() for line in importtime.splitlines() if line.startswith("import time")}
 

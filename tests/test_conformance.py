@@ -210,7 +210,7 @@ WRONG = """
             [
                 "strange-one",
                 "incomplete record",
-                "claims, read, write, start, adopt",
+                "claims, read, write, configured, start, adopt",
                 "keep, sizes, vocabulary, segmentation, tiny, toy",
             ],
         ),

@@ -136,6 +136,12 @@ def test_the_users_own_choice_of_columns(table):
     assert isinstance(data.records[0]["label"], int)
 
 
+def test_a_number_that_is_read_as_text_is_not_lost(tmp_path):
+    path = write(tmp_path / "codes.csv", "code,label\n0,a\n1.5,b\n,a\n-2,b\n")
+    records = open_data(str(path), answer="label", fields={"code": "text"}).records
+    assert [record["code"] for record in records] == ["0", "1.5", "", "-2"]
+
+
 def test_bad_input_says_what_to_do(table, tmp_path):
     cases = {
         "builtin:digit": (UnknownName, "digits"),

@@ -128,6 +128,13 @@ def test_a_fault_in_a_later_step_is_told_before_the_first_one_runs(tmp_path):
         ("../x", {"prune": {"model": "base"}}, "its name letters"),
         ("x", {"prune": {"model": "base", "share": 2}}, "less than 1"),
         ("x", {"evaluate": {"model": "base"}}, "makes no model"),
+        ("x", {"distill": {"model": "base", "family": "tabuler"}}, "did you mean tabular"),
+        (
+            "x",
+            {"distill": {"model": "base", "family": "tabular", "config": {"widht": 8}}},
+            "'widht'; did you mean width",
+        ),
+        ("x", {"train": {"family": "tabular", "config": {"width": 0}}}, "'width' must be a whole number from 1"),
     ):
         steps = {"base": {"train": {"steps": 2}}, name: body, "later": {"prune": {"model": "base"}}}
         path = written({"data": "builtin:iris", "start": "tabular", "steps": steps}, tmp_path / "r.yaml")

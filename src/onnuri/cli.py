@@ -301,10 +301,22 @@ def verify_command(model: Path, as_json: bool) -> None:
         raise SystemExit(2)
 
 
-@command.command("families")
-def families_command() -> None:
-    """List the kinds of model."""
-    list_axis("families")
+@command.command("families", cls=Tolerant)
+@click.argument("name", required=False)
+@click.option("--config", help="entries of a new model's config, as NAME=VALUE,...: what the others become beside them")
+@click.option("--json", "as_json", is_flag=True, help="the config of NAME as one JSON object")
+def families_command(name: str | None, config: str | None, as_json: bool) -> None:
+    """List the kinds of model, or what the config of a new one of kind NAME can say."""
+    from .errors import BadSettings
+    from .show import config_text
+
+    if name:
+        entries = registry.family(name).configured(pairs(config))
+        click.echo(json_text(entries) if as_json else config_text(name, entries))
+    elif config or as_json:
+        raise BadSettings("--config and --json need the NAME of a family", hint="onnuri families NAME")
+    else:
+        list_axis("families")
 
 
 @command.command("operations")

@@ -169,9 +169,13 @@ class Family:
     write: Callable[[nn.Module, Any, Path, bool], None]
     """(net, assets, folder, weights): the inverse of `read`. weights=False writes config and processors only."""
 
+    configured: Callable[[dict], dict]
+    """config -> all entries of a new model's config: what it says, and the family's defaults for the rest. None stands for what
+    only records can tell. An unknown entry, and a value that no records could make right, are BadSettings."""
+
     start: Callable[[dict, Records, torch.Generator], tuple[nn.Module, Any]]
-    """(config, records, generator) -> (net, assets): a new model. Labels, columns, scales and vocabulary are learnt
-    from the records first. `config` overrides the family's defaults; an unknown key is BadSettings."""
+    """(config, records, generator) -> (net, assets): a new model, as `configured` fills the config. Labels, columns, scales and
+    vocabulary are learnt from the records first."""
 
     adopt: Callable[[Path, Records, torch.Generator], tuple[nn.Module, Any]]
     """(folder, records, generator) -> (net, assets): another family's folder, or mine with other labels: the body is

@@ -361,6 +361,15 @@ def merged(defaults: dict, config: dict) -> dict:
     return {**defaults, **config}
 
 
+@contextmanager
+def as_bad_settings() -> Iterator[None]:
+    """A ValueError, its faults divided by semicolons, becomes BadSettings with each of them."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadSettings(*str(error).split("; ")) from None
+
+
 def plain_experts(net: nn.Module) -> None:
     """Have a net of transformers compute its fused experts, where it has any, by batched products: of the library's
     ways the one that every graph can say, and the same sums."""

@@ -17,6 +17,7 @@ from . import machine, tokens
 from .data import Record, Records
 from .family import Generators, Session
 from .model import Model, count_parameters
+from .operation import Log
 
 Z = NormalDist().inv_cdf(0.975)
 PROPORTION_PROBES = 200  # records scored alone to see whether the headline is a mean of zeros and ones
@@ -29,12 +30,14 @@ WEIGHTS = (".safetensors", ".onnx", ".gguf", ".txt", ".xml", ".bin", ".js", ".pt
 LATENCY_SECONDS = 1.0
 
 
-def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64) -> dict[str, Any]:
+def measure(
+    model: Model, records: Records, seed: int = 0, batch_size: int = 64, log: Log | None = None
+) -> dict[str, Any]:
     """Everything that a ledger line says of a model on these records, or DRAWN of them where it makes pictures."""
     if model.family.fields(model.assets)[1][1] == "image":
         records = records.some(DRAWN)
     meter = machine.Meter()
-    answers = answer(model, records, seed, batch_size)
+    answers = answer(model, records, seed, batch_size, log)
     energy = meter.energy().share(1000 / len(records))
     asked = records.list()
     scores = model.family.score(asked, answers, model.assets)
@@ -54,12 +57,14 @@ def measure(model: Model, records: Records, seed: int = 0, batch_size: int = 64)
     }
 
 
-def answer(model: Model, records: Records, seed: int = 0, batch_size: int = 64) -> list[Record]:
+def answer(model: Model, records: Records, seed: int = 0, batch_size: int = 64, log: Log | None = None) -> list[Record]:
     """The model's answers, record by record; each record has its own noise, so the batch size changes nothing."""
     answers: list[Record] = []
     for start in range(0, len(records), batch_size):
         part = records.list(slice(start, start + batch_size))
         answers += model.sample(part, seed, range(start, start + len(part)))
+        if log:
+            log.progress(len(answers), len(records), "records judged")
     return answers
 
 

@@ -36,7 +36,7 @@ from .evidence import (
 from .files import PIECES, STATE, appear, fresh_folder, is_main_process, staging, standing, sweep, writing
 from .look import look
 from .opening import opened
-from .operation import Operation, Result, Settings
+from .operation import Log, Operation, Result, Settings
 from .promises import anew, promises_of, reopened
 
 Card = Callable[[list[dict[str, Any]]], str]
@@ -138,8 +138,10 @@ def transform(
     del found  # the parents' weights make room for the result's
     result.model = open_model(folder)
     kept = [reopened(result, tensors), *promises_of(operation, settings, anew(operation, inputs, data), result)]
-    scores = {role: before(where, data) for role, where in model_folders(operation, inputs).items()}
-    unmoved()
+    with Progress("measuring", quiet) as telling:
+        scores = {role: before(where, data, telling) for role, where in model_folders(operation, inputs).items()}
+        unmoved()
+        after = measured(result.model, data, folder, telling)
     line: dict[str, Any] = {
         **known(operation, kind_of(result.model.family), settings, sources, terms, log, started),
         **spent,
@@ -153,8 +155,8 @@ def transform(
         "curves": thin(result.curves),
         **({"bars": result.bars} if result.bars else {}),
         "key": key,
+        "after": after,
     }
-    line["after"] = measured(result.model, data, folder)
     return settled(folder, out, lineage, line)
 
 
@@ -275,7 +277,7 @@ def settled(
     return ledger.read(place)[-1]
 
 
-def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
+def measured(model: Any, data: Data, folder: Path, log: Log) -> dict[str, Any]:
     """The measurement on the test split; its first answers are kept in the folder for people to look at."""
     from .answers import jsonable
     from .measure import measure
@@ -286,10 +288,10 @@ def measured(model: Any, data: Data, folder: Path) -> dict[str, Any]:
     samples = [{"answer": jsonable(a.get(model.answer)), "scores": jsonable(a.get(scores))} for a in answers]
     (folder / "onnuri" / "reports").mkdir(parents=True, exist_ok=True)
     (folder / "onnuri" / "samples.json").write_text(json.dumps(samples, ensure_ascii=False), encoding="utf-8")
-    return measure(model, test)
+    return measure(model, test, log=log)
 
 
-def before(folder: Path, data: Data) -> dict[str, Any] | None:
+def before(folder: Path, data: Data, log: Log) -> dict[str, Any] | None:
     """The score of a model that came in: from its own ledger where it was measured on these data, else measured now."""
     from .measure import measure
     from .model import open_model
@@ -300,7 +302,7 @@ def before(folder: Path, data: Data) -> dict[str, Any] | None:
     try:
         model = open_model(folder)
         model.check(data.records)
-        return measure(model, data.split("test"))
+        return measure(model, data.split("test"), log=log)
     except BadInput:  # a body without a head of its own, or with other labels, has no score
         return None
 

@@ -1,5 +1,6 @@
 """Results as text for a terminal."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,15 @@ def target_lines(report: dict[str, Any]) -> list[str]:
 
 def promise_lines(line: dict[str, Any]) -> list[str]:
     return [f"{'promise':12} {p['text']}: {p['value']:.3g} ({p['sense']} {p['bound']:.3g})" for p in line["promises"]]
+
+
+def config_text(family: str, entries: dict[str, Any]) -> str:
+    """What the config of a new model holds, and how it is said."""
+    lines = [
+        f"  {name:18} {'from the data' if value is None else json.dumps(value, ensure_ascii=False)}"
+        for name, value in entries.items()
+    ]
+    return "\n".join([f"onnuri train --family {family} --config ENTRY=VALUE,...", *lines])
 
 
 def timeline(folder: Path, lines: list[dict[str, Any]]) -> str:

@@ -106,11 +106,17 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 # --------------------------------------------------------------------------------------------------- new nets
 
 
-def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """See Family.start; the first picture says size and channels."""
+def configured(config: dict) -> dict:
+    """See Family.configured."""
     settings = hub.merged(DEFAULTS, config)
     if faults := faults_of(settings):
         raise BadSettings(*faults)
+    return settings
+
+
+def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
+    """See Family.start; the first picture says size and channels."""
+    settings = configured(config)
     question = labels.question_of(records, "image")
     shape = guess_shape(records[0][question])
     assets = Assets(labels.learn_labels(records), question, required_answer(records), shape)
@@ -204,6 +210,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -38,6 +38,19 @@ def new_model(subject: Subject) -> str:
     return f"{count_parameters(one.net):,} parameters, the same for the same generator"
 
 
+def any_config(subject: Subject) -> str:
+    """`configured` fills in what a config leaves open, keeps what it says, and refuses an entry that it does not know."""
+    family = subject.family
+    tiny, usual = family.tiny(), family.configured({})
+    made = family.configured(tiny)
+    require(tiny == family.tiny(), "configured changes the config that it is given")
+    lost = [name for name, value in tiny.items() if unlike(made.get(name), value, 0)]
+    require(not lost, f"configured changes {', '.join(lost)}, which the config says")
+    require(json.loads(json.dumps(usual)) == usual, "the entries of a config must be plain values")
+    require(refuses(lambda: family.configured({"no_such_entry": 1})), "configured takes an entry that does not exist")
+    return f"{len(usual)} entries"
+
+
 def asked_for(subject: Subject) -> str:
     """`fields` names what the data have, the answer by the data's own name."""
     question, (answer, kind) = subject.family.fields(subject.model.assets)
@@ -336,7 +349,7 @@ def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in net.state_dict().items() if isinstance(value, Tensor)}
 
 
-MAKING = {"start": new_model, "fields": asked_for}
+MAKING = {"configured": any_config, "start": new_model, "fields": asked_for}
 ANSWERING = {
     "sample": answers,
     "sample on any runtime": runtimes,

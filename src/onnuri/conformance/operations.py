@@ -116,7 +116,7 @@ def alternatives(operation: Operation, name: str) -> list[Any]:
     elif info.annotation is bool:
         found = [not default]
     elif info.annotation is str:
-        found = ["x"]
+        found = ["x", next(iter(registry.entries("families")))]
     elif info.annotation is dict:
         found = [{"x": 1}]
     else:

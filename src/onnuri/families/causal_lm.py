@@ -119,7 +119,7 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     from transformers import AutoModelForCausalLM
 
-    settings = checked(merged(DEFAULTS | DIALS, dialed(config)))
+    settings = configured(config)
     answer, prompt = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in sorted({prompt, answer} - {""}))
@@ -127,6 +127,12 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     net = widths.fresh(AutoModelForCausalLM, design(settings, tokenizer), 1, generator, torch.float32)
     lengths = {name: settings[name] for name in ("max_length", "max_new_tokens")}
     return net, with_tokenizer(net, tokenizer, {"answer": answer, "prompt": prompt, **lengths})
+
+
+def configured(config: dict) -> dict:
+    """See Family.configured; the dials stand no more beside what they set."""
+    settings = checked(merged(DEFAULTS | DIALS, dialed(config)))
+    return {name: settings[name] for name in DEFAULTS}
 
 
 def dialed(config: dict) -> dict:
@@ -258,6 +264,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -67,8 +67,15 @@ how many of them sampling visits."""
 # ---------------------------------------------------------------------------------------------------- making
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
+    check_settings({**settings, "size": settings["size"] or 4, "channels": settings["channels"] or 1})
+    return settings
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    settings, answer = hub.merged(DEFAULTS, config), image_field(records)
+    settings, answer = configured(config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
     settings = {**settings, "size": settings["size"] or size, "channels": settings["channels"] or channels}
     check_settings(settings)
@@ -291,6 +298,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -111,7 +111,7 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A BERT whose vocabulary is learnt from the records."""
-    settings = checked(hub.merged(DEFAULTS, config))
+    settings = configured(config)
     columns = columns_of(records)
     names = {columns[role] for role in ("question", "answer", "other", "negative")} & records.fields.keys()
     some = records[:: -(-len(records) * len(names) // vocabulary.MOST_TEXTS)]
@@ -129,9 +129,10 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     return net, with_tokenizer(net, tokenizer, columns | noted)
 
 
-def checked(settings: dict) -> dict:
-    """The settings, or BadSettings with what is out of range."""
-    settings = text_tokens.checked(settings) | {"dimensions": listed(settings["dimensions"])}
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = text_tokens.checked(hub.merged(DEFAULTS, config))
+    settings["dimensions"] = listed(settings["dimensions"])
     faults = []
     if settings["pooling"] not in POOLINGS:
         faults.append(f"pooling must be one of {', '.join(POOLINGS)}, found {settings['pooling']!r}")
@@ -305,6 +306,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

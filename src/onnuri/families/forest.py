@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import hub
 from ..data import Record, Records
-from ..errors import BadInput, BadSettings, Refusal, needs_extra
+from ..errors import BadInput, Refusal, needs_extra
 from ..family import Batch, one_a_row, undivided
 from . import forest_text, sizes, tables, tabular
 from .tables import Table
@@ -105,11 +105,14 @@ def write(net: nn.Module, table: Table, folder: Path, weights: bool) -> None:
 # ----------------------------------------------------------------------------------------------------- making
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    return tables.configured(DEFAULTS, config, BOUNDS)
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
     """Grows the forest: the rounds that are best on rows held out, and a tenth more, on all the rows."""
-    settings = hub.merged(DEFAULTS, config)
-    if faults := tables.faults_of(settings, BOUNDS):
-        raise BadSettings(*faults)
+    settings = configured(config)
     table = tables.learn(records, num_bins=0)
     batches = [
         collate(records.list(slice(begin, begin + tables.CHUNK)), table, [])
@@ -227,6 +230,7 @@ FAMILY = replace(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -91,8 +91,16 @@ def assets_of(net: Any, answer: str) -> Assets:
 # ---------------------------------------------------------------------------------------------------- making
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
+    if faults := faults_of({**settings, "size": settings["size"] or 4, "channels": settings["channels"] or 1}):
+        raise BadSettings(*faults)
+    return settings
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    settings, answer = hub.merged(DEFAULTS, config), image_field(records)
+    settings, answer = configured(config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
     settings = {**settings, "size": settings["size"] or size, "channels": settings["channels"] or channels}
     if faults := faults_of(settings):
@@ -235,6 +243,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -55,6 +55,9 @@ DEFAULTS = {
 """image_size (one number or two), channels (1 or 3), shift (pixels) and flip (true or false): None learns them;
 smoothing: the share of each label that is given to all in training (0.1 on CIFAR-10: a point of accuracy more)."""
 
+ANY = {"image_size": 1024, "channels": 1, "shift": 0, "flip": False}
+"""In place of what is learnt, where a config is checked before there are records."""
+
 LOOKED_AT = 2000  # records from which all that is learnt before training is learnt
 
 
@@ -159,21 +162,33 @@ def own_config(net: ConvNet, assets: Assets) -> dict[str, Any]:
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A ConvNet for the records, from which it learns what `config` leaves open."""
-    settings = hub.merged(DEFAULTS, config)
+    settings = configured(config)
     names, question = labels.learn_labels(records), labels.question_of(records, "image")
     answer, some = required_answer(records), records.some(LOOKED_AT).list()
     images = [record[question] for record in some]
     settings["image_size"] = settings["image_size"] or pictures.usual_size(images)
     settings["channels"] = settings["channels"] or (3 if any(image.ndim == 3 for image in images) else 1)
-    try:
-        design = design_of({**settings, "num_labels": len(names)})
-    except ValueError as error:
-        raise BadSettings(*str(error).split("; ")) from None
+    design = design_for(settings, len(names))
     values = pictures.stacked(images, design.image_size, design.channels)
     pixels = learn_pixels(values, pictures.labels_in(some, answer), settings)
     net = build(design, generator)
     whiten(net, pictures.normalized(values, pixels))
     return net, Assets(names, question, answer, design.channels, pixels, None, "")
+
+
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
+    known = settings | {name: value for name, value in ANY.items() if not settings[name]}
+    if faults := pictures.faults_of(known["shift"], known["flip"], design_for(known, 2).image_size):
+        raise BadSettings(*faults)
+    return settings
+
+
+def design_for(settings: dict, num_labels: int) -> Design:
+    """BadSettings with every fault."""
+    with hub.as_bad_settings():
+        return design_of({**settings, "num_labels": num_labels})
 
 
 def learn_pixels(values: np.ndarray, truth: Sequence[str], settings: dict) -> Pixels:
@@ -336,6 +351,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -71,7 +71,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     """A BERT whose vocabulary is learnt from the records."""
     from transformers import AutoModelForMaskedLM
 
-    settings = text_tokens.checked(hub.merged(text_tokens.DEFAULTS, config))
+    settings = text_tokens.configured(config)
     answer = texts.column_of(records, (MASKED,))
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (text or "" for text in some.column(answer))
@@ -143,6 +143,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=text_tokens.configured,
     start=start,
     adopt=adopt,
     like=like,

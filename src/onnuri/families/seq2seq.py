@@ -135,7 +135,7 @@ def write(net: Any, assets: Assets, folder: Path, weights: bool) -> None:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     from transformers import AutoModelForSeq2SeqLM
 
-    settings = checked(hub.merged(DEFAULTS, config))
+    settings = configured(config)
     question, answer = columns_of(records)
     some = records[:: math.ceil(len(records) / vocabulary.MOST_TEXTS)]
     known = (record[name] or "" for record in some for name in (question, answer))
@@ -145,8 +145,9 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     return net, assets_of(net, tokenizer, {"question": question, "answer": answer, **lengths})
 
 
-def checked(settings: dict) -> dict:
-    """The settings, or BadSettings with all that is out of range."""
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
     faults = [
         f"'{name}' must be a whole number from {low} up, found {settings[name]!r}"
         for name, low in LEAST.items()
@@ -256,6 +257,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

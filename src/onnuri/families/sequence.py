@@ -120,7 +120,8 @@ def fresh(series: Series, design: dict, generator: torch.Generator) -> SequenceN
         return build(series, design).eval()
 
 
-def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Series]:
+def configured(config: dict) -> dict:
+    """See Family.configured."""
     settings = hub.merged(DEFAULTS, config)
     faults = choice_faults(settings)
     faults += faults_of(settings, NUMBERS | RANK | {"layers": LAYERS, "past": (0, LENGTHS["past"][1])})
@@ -128,6 +129,11 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     faults += [f"'{name}' has no effect on design {settings['design']}" for name in config if name in idle]
     if faults:
         raise BadSettings(*faults)
+    return {name: value for name, value in settings.items() if name not in idle}
+
+
+def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Series]:
+    settings = configured(config)
     series = learn(records, settings["past"])
     return fresh(series, design_of(settings["design"], settings), generator), series
 
@@ -258,6 +264,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

@@ -2,8 +2,7 @@
 
 A sound enters as one channel at the rate that the model asks for. A transformers folder keeps its own feature extractor,
 which is given each sound alone. Many of its nets let padding change their answers, whatever mask they get (normalization
-over time, convolutions behind the mask), so that sounds of one length are computed together, and no padding is ever
-seen. SpeechNet takes padding.
+over time, convolutions behind the mask), so that sounds of one length are computed together, unpadded. SpeechNet takes padding.
 
 Batch: lengths (B,) or, for transformers, sizes (B, dimensions) int64: how much of each tensor is the record's own; what
 the extractor gives, or samples (B, S) float32, zero behind them; labels (B,) int64; for SpeechNet draws (B, K): uniform
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import hub
 from ..data import Record, Records, Sound, records_of, required_answer
-from ..errors import BadInput, BadSettings
+from ..errors import BadInput
 from ..family import (
     Batch,
     Family,
@@ -153,19 +152,29 @@ def own_config(net: SpeechNet, assets: Assets) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- new nets
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
+    design_for(settings | {"rate": settings["rate"] or 16_000, "seconds": settings["seconds"] or 1}, 2)
+    return settings
+
+
+def design_for(settings: dict, num_labels: int) -> Design:
+    """BadSettings with every fault."""
+    with hub.as_bad_settings():
+        checked_seconds(settings["seconds"])
+        return design_of({**settings, "depths": [settings["depth"]] * STAGES, "num_labels": num_labels})
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     """A SpeechNet for the records, at their commonest rate and for the `seconds` of most of them."""
-    settings = hub.merged(DEFAULTS, config)
+    settings = configured(config)
     names, question = labels.learn_labels(records), labels.question_of(records, "audio")
     sounds = [record[question] for record in records.some(LOOKED_AT)]
     rate = settings["rate"] or Counter(sound.rate for sound in sounds).most_common(1)[0][0]
     seconds = settings["seconds"] or float(np.quantile([len(s.samples) / s.rate for s in sounds], USUAL))
-    try:
-        design = design_of({**settings, "rate": rate, "depths": [settings["depth"]] * STAGES, "num_labels": len(names)})
-        assets = Assets(names, question, required_answer(records), rate, checked_seconds(seconds), None, "")
-    except ValueError as error:
-        raise BadSettings(*str(error).split("; ")) from None
-    return build(design, generator), assets
+    design = design_for(settings | {"rate": rate, "seconds": seconds}, len(names))
+    return build(design, generator), Assets(names, question, required_answer(records), rate, float(seconds), None, "")
 
 
 def checked_seconds(seconds: Any) -> float:
@@ -363,6 +372,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

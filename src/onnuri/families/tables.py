@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import hub
 from ..data import Kind, Record, Records, as_label, labels_of, numeric_first, records_of, required_answer
-from ..errors import BadInput
+from ..errors import BadInput, BadSettings
 from ..family import Batch, Outputs
 from . import labels
 
@@ -96,6 +97,14 @@ def from_json(found: dict) -> Table:
     if not np.isfinite(numbers).all() or min(numbers[1::2]) <= 0 or not rising:
         raise ValueError("a mean, a scale or the edges of bins in its table are wrong")
     return table
+
+
+def configured(defaults: dict, config: dict, bounds: Mapping[str, tuple[float, float]]) -> dict:
+    """The defaults overridden by the config; BadSettings where an entry is unknown or out of its bounds."""
+    settings = hub.merged(defaults, config)
+    if faults := faults_of(settings, bounds):
+        raise BadSettings(*faults)
+    return settings
 
 
 def faults_of(config: dict, bounds: Mapping[str, tuple[float, float]]) -> list[str]:

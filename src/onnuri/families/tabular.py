@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import hub
 from ..data import Record, Records, check_fields, required_answer
-from ..errors import BadInput, BadSettings, Refusal
+from ..errors import BadInput, Refusal
 from ..family import (
     Batch,
     Family,
@@ -86,10 +86,13 @@ def fresh(table: Table, design: dict, generator: torch.Generator) -> TableNet:
         return build(table, design).eval()
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    return tables.configured(DEFAULTS, config, DESIGN | BINS)
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Table]:
-    settings = hub.merged(DEFAULTS, config)
-    if faults := tables.faults_of(settings, DESIGN | BINS):
-        raise BadSettings(*faults)
+    settings = configured(config)
     table = tables.learn(records, settings["bins"])
     return fresh(table, {name: settings[name] for name in DESIGN}, generator), table
 
@@ -223,6 +226,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

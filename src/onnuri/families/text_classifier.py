@@ -66,12 +66,23 @@ def module_of(assets: Assets) -> Any:
 # --------------------------------------------------------------------------------------------------- new nets
 
 
+def configured(config: dict) -> dict:
+    """See Family.configured. A bag of n-grams, or what the entry `net` names; the other entries are those of its kind."""
+    name, rest = chosen(config)
+    return {"net": name, **NETS[name].configured(rest)}
+
+
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
-    """A bag of n-grams, or what the entry `net` names; the other entries are those of its kind."""
+    name, rest = chosen(config)
+    return NETS[name].start(rest, records, generator)
+
+
+def chosen(config: dict) -> tuple[str, dict]:
+    """(the kind of net, the entries for it)."""
     name = config.get("net", "ngrams")
     if name not in NETS:
         raise BadSettings(f"net must be {' or '.join(NETS)}; {propose(str(name), NETS)}")
-    return NETS[name].start({key: value for key, value in config.items() if key != "net"}, records, generator)
+    return name, {key: value for key, value in config.items() if key != "net"}
 
 
 def adopt(folder: Path, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
@@ -174,6 +185,7 @@ FAMILY = Family(
     claims=claims,
     read=read,
     write=write,
+    configured=configured,
     start=start,
     adopt=adopt,
     like=like,

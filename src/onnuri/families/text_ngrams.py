@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import hub
 from ..data import Records, as_label, required_answer
-from ..errors import BadSettings, Refusal
+from ..errors import Refusal
 from ..family import Batch, Vocabulary, seeded
 from ..nets.ngram_net import Design, NgramNet, design_of
 from . import labels, ngrams
@@ -87,20 +87,30 @@ def write(net: NgramNet, assets: Assets, folder: Path, weights: bool) -> None:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[NgramNet, Assets]:
     """An NgramNet whose n-grams, and what they tell, are learnt from the records. It is as wide as there are labels unless
     `width` says otherwise."""
-    settings = hub.merged(DEFAULTS, config)
+    settings = configured(config)
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer, most = required_answer(records), settings["max_length"]
-    try:
-        check_sizes({name: settings[name] for name in LEAST})
-        width = settings["width"] or min(len(names), MOST_WIDTH)
-        design = design_of({"ngrams": 0, "width": width, "num_labels": len(names), "dropout": settings["dropout"]})
-    except ValueError as error:
-        raise BadSettings(*str(error).split("; ")) from None
+    design = design_for(settings, len(names))
     texts = records.some(MOST_TEXTS)
     known = ngrams.learnt(texts_of(texts, question), settings["longest"], settings["least"], most)
     net = build(replace(design, ngrams=len(known)), generator)
     net.bag.telling.copy_(torch.from_numpy(ngrams.telling(counts(texts, question, names, known, most))))
     return net, Assets(names, question, answer, most, known, known.digest)
+
+
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    settings = hub.merged(DEFAULTS, config)
+    design_for(settings, 2)
+    return settings
+
+
+def design_for(settings: dict, num_labels: int) -> Design:
+    """The design of a net whose n-grams are not known yet; BadSettings with every fault."""
+    with hub.as_bad_settings():
+        check_sizes({name: settings[name] for name in LEAST})
+        width = settings["width"] or min(num_labels, MOST_WIDTH)
+        return design_of({"ngrams": 0, "width": width, "num_labels": num_labels, "dropout": settings["dropout"]})
 
 
 def texts_of(records: Records, question: str) -> Iterator[str]:

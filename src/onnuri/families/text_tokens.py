@@ -121,7 +121,7 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
     """A BERT whose vocabulary is learnt from the records."""
     from transformers import AutoModelForSequenceClassification
 
-    settings = checked(hub.merged(DEFAULTS, config))
+    settings = configured(config)
     names, question = labels.learn_labels(records), labels.question_of(records, "text", "category")
     answer = required_answer(records)
     texts = (record[question] or "" for record in records[: vocabulary.MOST_TEXTS])
@@ -148,6 +148,11 @@ def design(settings: dict, tokenizer: Any, **more: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         **more,
     )
+
+
+def configured(config: dict) -> dict:
+    """See Family.configured."""
+    return checked(hub.merged(DEFAULTS, config))
 
 
 def checked(settings: dict) -> dict:

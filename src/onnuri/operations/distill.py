@@ -21,14 +21,14 @@ from ..blocks import spaced, with_blocks
 from ..data import Data, Record, Records, joined, records_of
 from ..errors import BadSettings, Refusal
 from ..family import Batch, Collate, Generators, mix
-from ..fit.loop import FitSettings, Objective, fit
+from ..fit.loop import Objective, fit
 from ..hints import Hints, hints_of
 from ..model import Model, count_parameters
 from ..observe import Seen, inside
 from ..operation import Log, Operation, Promise, Result, Way
 from ..registry import family as find_family
 from ..weights.attach import plain_copy
-from .train import trained, validation_of
+from .train import NewModel, trained, validation_of
 
 PREFIX = "teacher "
 TRIED = 8  # records on which it is seen whether teacher and student answer at the same places
@@ -39,7 +39,7 @@ ROUNDING = 1.02  # times the size that was asked for: half the width has a littl
 SEARCH_STEPS = 12  # halvings of the interval in which the student's width is sought
 
 
-class Settings(FitSettings):
+class Settings(NewModel):
     size: float = Field(0.1, gt=0, le=1, description="the student's share of the teacher's parameters, same design")
     depth: float = Field(
         1.0,

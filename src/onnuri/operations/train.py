@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
@@ -17,13 +17,25 @@ from ..registry import family as find_family
 from ..weights.fake_quantization import rounding
 
 
-class Settings(FitSettings):
+class NewModel(FitSettings):
+    """Settings of a training that may begin with a model of a kind and a design; what cannot be made is known from them alone."""
+
+    family: str = Field("", description="the kind of a new model")
+    config: dict = Field({}, description="the new model's design, as NAME=VALUE,...; onnuri families NAME lists them")
+
+    @model_validator(mode="after")
+    def can_be_made(self) -> "NewModel":
+        if self.family:
+            find_family(self.family).configured(self.config)
+        return self
+
+
+class Settings(NewModel):
     family: str = Field("", description="the kind of a new model, or of the body to adopt")
     new_head: bool = Field(False, description="keep the model's body and learn a new head for the labels of the data")
     quantized: Literal["", "int8", "int4", "fp8-e4m3", "fp8-e5m2"] = Field(
         "", description="compute with matrices rounded so, to be packed by quantize --scheme afterwards"
     )
-    config: dict = Field({}, description="the new model's design, as NAME=VALUE,...; the family has a default for each")
 
 
 def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) -> Result:
@@ -59,7 +71,7 @@ def trained(model: Model, progress: Progress) -> Result:
     return Result(model=model, curves=progress.curves, findings=findings, pace=progress.pace, bars=progress.bars)
 
 
-def started(settings: Settings, records: Records) -> Model:
+def started(settings: NewModel, records: Records) -> Model:
     """A new model of the family that was asked for."""
     if not settings.family:
         raise BadSettings("a new model needs to know its kind", hint="--family NAME; onnuri families lists them")

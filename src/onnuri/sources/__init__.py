@@ -87,7 +87,8 @@ def coerce(value, kind: Kind, name: str):
         except ValueError:
             raise BadInput(f"'{value}' in column '{name}' is no number", hint=f"--fields {name}=category") from None
     if kind in ("category", "text") and not isinstance(value, np.ndarray):
-        return as_label(value) if kind == "category" else str(value or "")
+        label = as_label(value)
+        return label if kind == "category" else label or ""
     return value
 
 

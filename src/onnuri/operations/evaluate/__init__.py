@@ -44,7 +44,7 @@ def apply(settings: Settings, log: Log, model: Model, data: Data | None = None) 
         raise BadSettings("'limit' has no effect without 'tasks'")
     if data is None:
         raise BadSettings("nothing to measure on", hint="--data DATA, or --tasks FOLDER_OR_YAML")
-    return Result(report=measure.measure(model, data.split(settings.split), settings.seed, settings.batch_size))
+    return Result(report=measure.measure(model, data.split(settings.split), settings.seed, settings.batch_size, log))
 
 
 def asked(settings: Settings, log: Log, model: Model) -> dict[str, Any]:

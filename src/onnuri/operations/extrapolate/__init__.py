@@ -10,7 +10,7 @@ How it is fitted, says `law.py`. The design itself is trained only where the pre
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,11 +18,10 @@ from pydantic import Field, model_validator
 from ...data import Data, Records
 from ...errors import BadSettings, Refusal
 from ...figures import number, time_text
-from ...fit.loop import FitSettings
 from ...model import Model
 from ...operation import Log, Operation, Result
 from ...weights.attach import plain_copy
-from ..train import objective_of, started
+from ..train import NewModel, objective_of, started
 from .law import Law, fit_law, left_out
 from .picture import drawn
 from .runs import Make, Net, Run, carried_out, net_at, outside_embeddings, seed_of
@@ -31,7 +30,7 @@ ALIKE = 1.02  # times the parameters of another net: no other size
 FLAT = 1e-3  # an exponent below it: a thousand times as much brings the loss's term down by less than a hundredth
 
 
-class Settings(FitSettings):
+class Settings(NewModel):
     family: str = Field("", description="the kind of the net, where no MODEL gives the design")
     config: dict = Field({}, description="the design whose loss is predicted, as NAME=VALUE,...")
     nets: int = Field(4, ge=1, description="small nets to train; 1: the design itself, on less data only")
@@ -80,7 +79,7 @@ def apply(settings: Settings, log: Log, data: Data, model: Model | None = None) 
 def maker(settings: Settings, train: Records, model: Model | None, data: Data) -> Make:
     """scale -> a fresh net of the design. Refusal for a design that follows no gradient, or two against each other."""
     if model is None:
-        model = started(cast(Any, settings), train)  # it asks for what both settings have
+        model = started(settings, train)
         model.check(data.records)
     elif settings.family or settings.config:
         raise BadSettings("'family' and 'config' have no effect beside a MODEL, whose design is taken")
