@@ -7,19 +7,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .errors import BadInput, BadSettings, propose
+from .errors import BadInput, BadSettings, UnknownName, propose
 from .operation import Operation, Settings
 
 
 def settings_of(operation: Operation, given: dict[str, Any]) -> Settings:
     """The operation's settings from plain values. BadSettings lists every fault with the right name or range."""
-    known = [*operation.settings.model_fields, *operation.takes]
+    known, help_ = [*operation.settings.model_fields, *operation.takes], f"onnuri {operation.name} --help"
     try:
         return operation.settings.model_validate({str(name): value for name, value in given.items()})
     except ValidationError as error:
-        raise BadSettings(
-            *(explain(fault, known) for fault in error.errors()), hint=f"onnuri {operation.name} --help"
-        ) from None
+        raise BadSettings(*(explain(fault, known) for fault in error.errors()), hint=help_) from None
+    except (BadSettings, UnknownName) as error:  # of others whom the settings have asked
+        raise BadSettings(*error.faults, hint=error.hint or help_) from None
 
 
 def explain(fault: Any, known: list[str]) -> str:

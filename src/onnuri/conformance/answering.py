@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from .. import encoding
 from ..data import Record, Sound
 from ..decoding import Chooser, written
-from ..errors import Refusal
+from ..errors import BadSettings, Refusal
 from ..family import Batch, Family, Outputs, Session
 from ..model import Model, count_parameters, tensor_digest
 from ..observe import first
@@ -20,6 +22,9 @@ from .computing import KEYS, four
 from .reading import fewer_tokens, segmented
 from .storing import refuses, tensors
 from .subject import ANSWER, TOLERANCE, Subject, chance, gap, require, unlike
+
+STRANGE = ("x", -1, 0.5, 1e308, math.nan, True, [], [None], {}, {"x": 1})
+"""Values that hardly an entry of a config can have."""
 
 
 def new_model(subject: Subject) -> str:
@@ -39,7 +44,8 @@ def new_model(subject: Subject) -> str:
 
 
 def any_config(subject: Subject) -> str:
-    """`configured` fills in what a config leaves open, keeps what it says, and refuses an entry that it does not know."""
+    """`configured` fills in what a config leaves open, keeps what it says, and refuses by BadSettings an entry that it does not
+    know and a value that cannot be."""
     family = subject.family
     tiny, usual = family.tiny(), family.configured({})
     made = family.configured(tiny)
@@ -48,6 +54,9 @@ def any_config(subject: Subject) -> str:
     require(not lost, f"configured changes {', '.join(lost)}, which the config says")
     require(json.loads(json.dumps(usual)) == usual, "the entries of a config must be plain values")
     require(refuses(lambda: family.configured({"no_such_entry": 1})), "configured takes an entry that does not exist")
+    for name, value in product(usual, STRANGE):
+        with suppress(BadSettings):
+            family.configured({name: value})
     return f"{len(usual)} entries"
 
 

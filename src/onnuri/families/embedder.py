@@ -134,7 +134,7 @@ def configured(config: dict) -> dict:
     settings = text_tokens.checked(hub.merged(DEFAULTS, config))
     settings["dimensions"] = listed(settings["dimensions"])
     faults = []
-    if settings["pooling"] not in POOLINGS:
+    if str(settings["pooling"]) not in POOLINGS:
         faults.append(f"pooling must be one of {', '.join(POOLINGS)}, found {settings['pooling']!r}")
     if type(settings["normalize"]) is not bool:
         faults.append(f"normalize must be true or false, found {settings['normalize']!r}")

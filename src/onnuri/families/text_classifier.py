@@ -79,9 +79,9 @@ def start(config: dict, records: Records, generator: torch.Generator) -> tuple[n
 
 def chosen(config: dict) -> tuple[str, dict]:
     """(the kind of net, the entries for it)."""
-    name = config.get("net", "ngrams")
+    name = str(config.get("net", "ngrams"))
     if name not in NETS:
-        raise BadSettings(f"net must be {' or '.join(NETS)}; {propose(str(name), NETS)}")
+        raise BadSettings(f"net must be {' or '.join(NETS)}; {propose(name, NETS)}")
     return name, {key: value for key, value in config.items() if key != "net"}
 
 

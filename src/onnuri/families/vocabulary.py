@@ -94,7 +94,7 @@ def faults_of(settings: Mapping[str, Any], marks: Marks) -> list[str]:
         return [f"'tokenizer' must be {' or '.join(kinds)}, found {kind!r}; {propose(str(kind), kinds)}"]
     if split and kind == "characters":
         return ["'pre_split' has no effect on 'characters', which have their own: tokenizer=bpe or unigram"]
-    if split and split not in SPLITS:
+    if split and str(split) not in SPLITS:
         return [f"'pre_split' must be {', '.join(SPLITS)}, found {split!r}; {propose(str(split), SPLITS)}"]
     least = len(marks.tokens) + {"characters": 1, "bpe": len(BYTES), "unigram": len(BYTES) + len(SPELLING)}[kind]
     return [f"'vocab_size' must be {least} or more with {kind}, found {size}"] * (type(size) is int and size < least)

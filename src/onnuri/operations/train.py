@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ..data import Data, Records
 from ..errors import BadInput, BadSettings
-from ..family import mix
+from ..family import Family, mix
 from ..figures import scaled
 from ..fit.loop import FitSettings, Objective, Progress, fit
 from ..model import Model, count_parameters
@@ -26,8 +26,17 @@ class NewModel(FitSettings):
     @model_validator(mode="after")
     def can_be_made(self) -> "NewModel":
         if self.family:
-            find_family(self.family).configured(self.config)
+            require_design(find_family(self.family), self.config)
         return self
+
+
+def require_design(family: Family, config: dict) -> None:
+    """BadSettings where the family makes no such model, whatever the records are."""
+    try:
+        family.configured(config)
+    except BadSettings as error:
+        error.found_in("config")
+        raise
 
 
 class Settings(NewModel):
