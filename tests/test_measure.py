@@ -5,6 +5,7 @@ import torch
 
 from onnuri import machine, measure, registry
 from onnuri.model import Model
+from onnuri.operation import Quiet
 from onnuri.sources import open_data
 
 
@@ -29,6 +30,17 @@ def test_the_kind_of_interval_is_seen_not_declared():
     found = measure.measure(model, data.split("test"))
     low, high = found["interval"]
     assert found["interval_method"].startswith("bootstrap") and low < found["scores"]["bits_per_byte"] < high
+
+
+def test_it_is_told_how_many_records_are_judged():
+    class Told(Quiet):
+        def progress(self, done: int, total: int, text: str = "") -> None:
+            told.append((done, total, text))
+
+    told = list[tuple[int, int, str]]()
+    model, data = started("tabular")
+    measure.measure(model, data.records[:20], batch_size=8, log=Told())
+    assert told == [(done, 20, "records judged") for done in (8, 16, 20)]
 
 
 @pytest.mark.parametrize("name", list(registry.entries("families")))
