@@ -35,7 +35,7 @@ from ..family import (
     uncut,
     undivided,
 )
-from ..nets.pixels import guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from ..nets.pixels import guess_shape, image_field, score_images, shaped, to_images, to_tensor, toy_patterns
 from . import depth, sizes
 from .diffusion_folders import STEPS, Assets, claims, library, public, read, write
 
@@ -70,14 +70,14 @@ how many of them sampling visits."""
 def configured(config: dict) -> dict:
     """See Family.configured."""
     settings = hub.merged(DEFAULTS, config)
-    check_settings({**settings, "size": settings["size"] or 4, "channels": settings["channels"] or 1})
+    check_settings(shaped(settings, 1, 4))
     return settings
 
 
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     settings, answer = configured(config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
-    settings = {**settings, "size": settings["size"] or size, "channels": settings["channels"] or channels}
+    settings = shaped(settings, channels, size)
     check_settings(settings)
     version = {"_diffusers_version": library().__version__}
     noise = library().DDPMScheduler(settings["timesteps"], beta_schedule=settings["schedule"])

@@ -36,7 +36,7 @@ from ..family import (
     undivided,
 )
 from ..nets.dcgan import GROUPS, Gan, faults_of
-from ..nets.pixels import Shape, guess_shape, image_field, score_images, to_images, to_tensor, toy_patterns
+from ..nets.pixels import Shape, guess_shape, image_field, score_images, shaped, to_images, to_tensor, toy_patterns
 from . import depth, sizes
 
 MODEL_TYPE = "onnuri_gan"
@@ -94,7 +94,7 @@ def assets_of(net: Any, answer: str) -> Assets:
 def configured(config: dict) -> dict:
     """See Family.configured."""
     settings = hub.merged(DEFAULTS, config)
-    if faults := faults_of({**settings, "size": settings["size"] or 4, "channels": settings["channels"] or 1}):
+    if faults := faults_of(shaped(settings, 1, 4)):
         raise BadSettings(*faults)
     return settings
 
@@ -102,7 +102,7 @@ def configured(config: dict) -> dict:
 def start(config: dict, records: Records, generator: torch.Generator) -> tuple[nn.Module, Assets]:
     settings, answer = configured(config), image_field(records)
     channels, size, _ = guess_shape(records[0][answer])
-    settings = {**settings, "size": settings["size"] or size, "channels": settings["channels"] or channels}
+    settings = shaped(settings, channels, size)
     if faults := faults_of(settings):
         raise BadSettings(*faults)
     net = fresh(settings, generator)

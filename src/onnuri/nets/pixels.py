@@ -40,6 +40,11 @@ def image_field(records: Records) -> str:
     )
 
 
+def shaped(settings: dict, channels: int, size: int) -> dict:
+    """The settings of a net that makes images, of this shape where they leave it open."""
+    return {**settings, "size": settings["size"] or size, "channels": settings["channels"] or channels}
+
+
 def guess_shape(image: np.ndarray, multiple: int = 4) -> Shape:
     """A square for images like this one: the longer side rounded up to `multiple`, at most LARGEST_GUESS."""
     side = min(-(-max(image.shape[:2]) // multiple) * multiple, LARGEST_GUESS)
