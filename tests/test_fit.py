@@ -3,6 +3,7 @@
 import copy
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from onnuri.fit.loop import FitSettings, Loop, Objective, fit
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations.train import objective_of
+from onnuri.padding import parted
 from onnuri.weights.matrices import weights
 
 TRAINABLE = [name for name in registry.entries("families") if name != "forest"]
@@ -230,6 +232,10 @@ def letters(lengths: list[int]) -> Records:
     return records_of([{"text": "a" * n, "row": float(i)} for i, n in enumerate(lengths)], {"text": "text"}, None)
 
 
+def extents(records) -> list[int]:
+    return [len(record["text"]) for record in records]
+
+
 def padded(records, generators) -> dict[str, torch.Tensor]:
     longest = max(len(record["text"]) for record in records)
     noise = torch.stack([torch.rand((), generator=g) for g in generators])
@@ -237,8 +243,8 @@ def padded(records, generators) -> dict[str, torch.Tensor]:
 
 
 def test_unlike_lengths_are_cut_into_parts_and_equal_ones_are_not():
-    for lengths, parts in (([5] * 64, 1), ([100] * 8 + [4] * 56, 8), ([3] * 15 + [90], 2)):
-        batches = Batches(letters(lengths), padded, seed=0, size=len(lengths), micro=0)
+    for lengths, parts in (([5] * 64, 1), ([100] * 8 + [4] * 56, 2), ([3] * 15 + [90], 2)):
+        batches = Batches(letters(lengths), padded, extents, seed=0, size=len(lengths), micro=0)
         batches.cut()
         assert batches.parts == parts
         whole = sum(batch["ids"].numel() for batch in batches.at(0))
@@ -248,7 +254,7 @@ def test_unlike_lengths_are_cut_into_parts_and_equal_ones_are_not():
 
 def test_a_record_has_the_same_noise_however_the_batch_is_cut_and_whether_or_not_it_was_prepared():
     def noises(parts: int, micro: int, prepared: bool) -> dict[float, float]:
-        batches = Batches(letters([1, 9, 4, 30, 2, 2, 17, 8]), padded, seed=3, size=4, micro=micro)
+        batches = Batches(letters([1, 9, 4, 30, 2, 2, 17, 8]), padded, extents, seed=3, size=4, micro=micro)
         batches.parts = parts
         if prepared:
             batches.prepare(1)
@@ -261,11 +267,31 @@ def test_a_record_has_the_same_noise_however_the_batch_is_cut_and_whether_or_not
     assert all(noises(*how) == first for how in ((2, 0, False), (4, 0, True), (1, 3, True), (1, 1, False)))
 
 
+def test_a_step_is_cut_where_the_least_is_padded():
+    assert parted([2, 9, 9, 2], 4) == [[1, 2, 0, 3]] and parted([2, 9, 9, 2], 3) == [[1, 2, 0], [3]]
+    lengths = [64] * 8 + [20] * 24 + [5] * 96
+    assert [len(part) for part in parted(lengths, 128, 4)] == [8, 24, 96], "a fourth part would save nothing"
+    assert [len(part) for part in parted(lengths, 128, 2)] == [32, 96]
+    assert [len(part) for part in parted(lengths, 50, 4)] == [8, 24, 50, 46]
+    assert parted([], 8, 4) == [] and parted([7], 8, 4) == [[0]]
+    rng = np.random.default_rng(0)
+    for size in (64, 128, 704):
+        lengths = rng.integers(1, 90, size).tolist()
+        parts = parted(lengths, size, 8)
+        assert sorted(i for part in parts for i in part) == list(range(size)) and len(parts) <= 8
+        held = sum(len(part) * max(lengths[i] for i in part) for part in parts)
+        order, width = sorted(lengths, reverse=True), -(-size // 8)
+        equal = sum(order[start] * len(order[start : start + width]) for start in range(0, size, width))
+        assert held <= 1.01 * equal, (
+            "parts of one size are among those that it may choose, but for where a part may end"
+        )
+
+
 def test_a_fault_of_the_data_is_told_by_the_thread_that_collates():
     def fails(records, generators):
         raise BadInput("row 3 is no picture")
 
-    batches = Batches(letters([1, 2]), fails, seed=0, size=2, micro=0)
+    batches = Batches(letters([1, 2]), fails, extents, seed=0, size=2, micro=0)
     batches.prepare(0)
     with pytest.raises(BadInput, match="row 3"):
         batches.at(0)
@@ -276,7 +302,7 @@ def test_the_thread_that_collates_takes_one_core_and_leaves_the_others_theirs():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        batches = Batches(letters([1]), padded, seed=0, size=1, micro=0)
+        batches = Batches(letters([1]), padded, extents, seed=0, size=1, micro=0)
         assert batches.run(torch.get_num_threads) == 1 and torch.get_num_threads() == 2
         batches.close()
     finally:

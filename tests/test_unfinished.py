@@ -61,7 +61,7 @@ def writer(tmp_path_factory) -> Path:
 
 
 def test_predict_goes_on(table, tmp_path, monkeypatch):
-    goes_on("predict", {"batch_size": 40}, {"model": table, "data": "builtin:wine"}, tmp_path, monkeypatch)
+    goes_on("predict", {"batch_size": 2}, {"model": table, "data": "builtin:wine"}, tmp_path, monkeypatch)
 
 
 def test_generate_goes_on(writer, tmp_path, monkeypatch):

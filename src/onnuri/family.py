@@ -203,6 +203,10 @@ class Family:
     """(net, assets) -> what a training of this net has for `collate`: a row of the batch may hold several records, if this
     very net keeps them apart. The loss, summed over the rows, is the same. `one_a_row` where a row is a record."""
 
+    lengths: Callable[[Sequence[Record], Any], list[int]]
+    """(records, assets) -> about how many places each takes in a batch, with its answer where it has one: those of like length
+    are put side by side, so that little is padding. `of_one_length` where none is padded."""
+
     encoding: Callable[[Any], dict[str, dict]]
     """assets -> {entry of the batch: how it is made of a record's question}, in the words of `encoding.py`, for programs
     without Python; {} where these cannot say it. Entries that `outputs` does not read are left out."""
@@ -331,6 +335,11 @@ def undivided(records: Records, assets: Any) -> Records:
 def one_a_row(collate: Collate) -> Callable[[nn.Module, Any], Collate]:
     """The `packed` of a family whose batches hold a record in each row."""
     return lambda net, assets: collate
+
+
+def of_one_length(records: Sequence[Record], assets: Any) -> list[int]:
+    """The `lengths` of a family whose records all take as many places."""
+    return [1] * len(records)
 
 
 def uncut(assets: Any) -> None:

@@ -60,11 +60,14 @@ def measure(
 def answer(model: Model, records: Records, seed: int = 0, batch_size: int = 64, log: Log | None = None) -> list[Record]:
     """The model's answers, record by record; each record has its own noise, so the batch size changes nothing."""
     answers: list[Record] = []
-    for start in range(0, len(records), batch_size):
-        part = records.list(slice(start, start + batch_size))
-        answers += model.sample(part, seed, range(start, start + len(part)))
+
+    def told(done: int) -> None:
         if log:
-            log.progress(len(answers), len(records), "records judged")
+            log.progress(len(answers) + done, len(records), "records judged")
+
+    for start in range(0, len(records), window := model.window(batch_size)):
+        part = records.list(slice(start, start + window))
+        answers += model.answers(part, seed, range(start, start + len(part)), batch_size, told)
     return answers
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .data import Record, Records, check_answers, check_fields, check_numbers
 from .errors import BadInput, OnnuriError, Refusal
 from .family import Batch, Family, Generators, Outputs, Session
 from .hub import PICKLES, check_folder, guarded, read_json
+from .padding import parted
 from .weights.adapters import (
     BAKED,
     Base,
@@ -36,6 +37,15 @@ PRUNED = "onnuri/pruned.json"
 RANKS = "onnuri/ranks.json"
 TIES = "onnuri/ties.json"
 WEIGHTS = (".safetensors", ".gguf", ".onnx", ".onnx_data", ".ot", ".pte", *PICKLES)
+WINDOW = 16
+"""Times as many records as are answered at once: among them those of like length are put together."""
+
+WORK = 10**11
+"""Parameters times records that are answered before any is kept: on two cores about a minute for short texts."""
+
+LARGE = {"image", "audio"}
+"""Kinds of fields of which no more are read than are answered at once."""
+
 OWN = "onnuri"
 """The sub-folder of a model folder that is ours: ledger, reports, packed weights."""
 
@@ -122,6 +132,30 @@ class Model:
     @torch.no_grad()
     def sample(self, records: Sequence[Record], seed: int = 0, keys: Sequence[int] | None = None) -> list[Record]:
         return self.family.sample(self.net, self.assets, records, Generators(seed, keys or range(len(records))))
+
+    def answers(
+        self,
+        records: Sequence[Record],
+        seed: int,
+        keys: Sequence[int],
+        at_once: int,
+        told: Callable[[int], None] = lambda done: None,
+    ) -> list[Record]:
+        """`sample` of any number of records, those of like length together, `at_once` at most. `told`: how many are done."""
+        found: dict[int, Record] = {}
+        for part in parted(self.family.lengths(records, self.assets), at_once):
+            some = self.sample([records[i] for i in part], seed, [keys[i] for i in part])
+            found |= zip(part, some)
+            told(len(found))
+        return [found[i] for i in range(len(records))]
+
+    def window(self, at_once: int) -> int:
+        """Among how many records those of like length are looked for, to be answered `at_once`: no more than can lie in memory, nor
+        so many that a large net answers them for minutes before any is kept."""
+        question, (_, kind) = self.family.fields(self.assets)
+        if LARGE & {kind, *question.values()}:
+            return at_once
+        return max(at_once, min(WINDOW * at_once, WORK // max(1, count_parameters(self.net))))
 
     def asked(self, records: Sequence[Record]) -> list[Record]:
         """The records without their answers, as someone who does not know them asks. What is asked about itself stays."""

@@ -11,11 +11,16 @@ from torch import Tensor
 from ..data import Record, Records, Sound, records_of
 from ..errors import OnnuriError
 from ..family import Batch, Generators
+from ..fit.batches import numbers_in
 from ..model import Model
+from ..padding import parted
 from .subject import ANSWER, TOLERANCE, Subject, batch_gap, chance, gap, require, trained
 
 KEYS = (3, 11, 7, 5)
 """The numbers of four records: their generators are made from these, wherever they stand in a batch."""
+
+TOGETHER = 8
+"""Records of a batch in which it is seen how much is padded."""
 
 LONGER = 1.5
 """Times as many places as before: from there on a sum and a mean can be told apart."""
@@ -260,8 +265,26 @@ def judged(subject: Subject, model: Model) -> str:
     return f"; {metric} {true:.3g}"
 
 
+def told_apart(subject: Subject) -> str:
+    """`lengths` says which records take much of a batch: in its order less is padded than as they stand."""
+    model, rows = subject.model, subject.rows
+    asked, found = (subject.family.lengths(some, model.assets) for some in (model.asked(rows), rows))
+    require(len(asked) == len(found) == len(rows), f"lengths gives {len(found)} numbers for {len(rows)} records")
+    require(all(type(n) is int and n >= 0 for n in found), f"a length is a whole number, found {found[0]!r}")
+    alone, in_order, as_they_stand = (
+        sum(numbers_in(model.collate([rows[i] for i in part])) for part in parts)
+        for parts in (parted(found, 1), parted(found, TOGETHER), parted([1] * len(rows), TOGETHER))
+    )
+    require(
+        in_order <= as_they_stand, f"in the order of lengths {in_order} numbers are held, as they stand {as_they_stand}"
+    )
+    require(in_order < as_they_stand or alone == in_order, "records are padded, and lengths does not tell which")
+    return f"{alone} numbers, {in_order} with padding in the order of lengths, {as_they_stand} as they stand"
+
+
 COMPUTING = {
     "collate": batches,
+    "lengths": told_apart,
     "outputs": shapes,
     "each record for itself": each_for_itself,
     "pieces and packed": laid_out,

@@ -115,6 +115,7 @@ def trained(model: Model, records: Records, **settings: Any) -> None:
             lambda rows, generators: collate(rows, model.assets, generators),
             lambda batch, player: model.family.loss(model.net, batch, player),
             pieces=lambda records: model.family.pieces(records, model.assets),
+            lengths=lambda rows: model.family.lengths(rows, model.assets),
         )
         fit(objective, records, None, FitSettings(**{"batch_size": 16, **settings}), Quiet(), True)
 

@@ -273,6 +273,7 @@ FAMILY = Family(
     collate=next_token.collate,
     pieces=packing.pieces,
     packed=packing.packed,
+    lengths=next_token.lengths,
     encoding=lambda assets: {},
     loss=next_token.loss,
     outputs=next_token.outputs,

@@ -315,6 +315,7 @@ FAMILY = Family(
     collate=embedding.collate,
     pieces=undivided,
     packed=one_a_row(embedding.collate),
+    lengths=embedding.lengths,
     encoding=embedding.encoding,
     loss=embedding.loss,
     outputs=embedding.outputs,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import hub
 from ..data import Record, Records
 from ..errors import BadInput, Refusal, needs_extra
-from ..family import Batch, one_a_row, undivided
+from ..family import Batch, of_one_length, one_a_row, undivided
 from . import forest_text, sizes, tables, tabular
 from .tables import Table
 
@@ -237,6 +237,7 @@ FAMILY = replace(
     collate=collate,
     pieces=undivided,
     packed=one_a_row(collate),
+    lengths=of_one_length,
     encoding=encoding,
     sample=sample,
     players=players,

@@ -152,6 +152,7 @@ FAMILY = Family(
     collate=masked_tokens.collate,
     pieces=undivided,
     packed=one_a_row(masked_tokens.collate),
+    lengths=masked_tokens.lengths,
     encoding=lambda assets: {},
     loss=masked_tokens.loss,
     outputs=masked_tokens.outputs,

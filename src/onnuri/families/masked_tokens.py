@@ -69,9 +69,9 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     """The tensors of the tokenizer (B, T), padded on the right; `predicted` (B, T): this token is asked for. With answers some
     tokens are hidden, and labels (B, T) are IGNORE where a token is not asked for; without them the masks of MASKED are asked for,
     or one alone."""
+    texts = texts_of(records, assets)
     if not all(assets.answer in record for record in records):
-        return asked([written(record.get(MASKED) or MASKS[0], assets) for record in records], assets)
-    texts = [written(record[assets.answer] or "", assets) for record in records]
+        return asked(texts, assets)
     batch = text_tokens.encode(assets.tokenizer, texts, assets.max_length)
     ids, there = batch["input_ids"], batch["attention_mask"].bool()
     plain = there & ~torch.isin(ids, assets.marks)
@@ -83,6 +83,18 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
         seen[row, chosen] = hidden(ids[row, chosen], assets, generator)
         predicted[row, chosen] = True
     return batch | {"input_ids": seen, "predicted": predicted, "labels": ids.masked_fill(~predicted, IGNORE)}
+
+
+def texts_of(records: Sequence[Record], assets: Assets) -> list[str]:
+    """What is read of each: its answer, or the text to fill in."""
+    told = all(assets.answer in record for record in records)
+    return [
+        written((record[assets.answer] or "") if told else record.get(MASKED) or MASKS[0], assets) for record in records
+    ]
+
+
+def lengths(records: Sequence[Record], assets: Assets) -> list[int]:
+    return text_tokens.lengths(assets.tokenizer, texts_of(records, assets), assets.max_length)
 
 
 def hidden(ids: Tensor, assets: Assets, generator: torch.Generator) -> Tensor:

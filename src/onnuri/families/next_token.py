@@ -81,6 +81,12 @@ def batch_of(coded: Sequence[tuple[list[int], int]], assets: Assets) -> Batch:
     return batch | {"predicted": F.pad(asked[:, 1:], (0, 1)), "labels": batch["input_ids"].masked_fill(~asked, IGNORE)}
 
 
+def lengths(records: Sequence[Record], assets: Assets) -> list[int]:
+    if not all(assets.answer in record for record in records):
+        return [min(len(prompt_ids(record, assets)), assets.max_length) for record in records]
+    return [min(len(before) + len(ids), assets.max_length) for before, ids in tokens_of(records, assets)]
+
+
 def encode(record: Record, assets: Assets) -> tuple[list[int], int]:
     """(token ids with the end, cut at max_length; place of the first one that is asked for)."""
     before, ids = tokens_of([record], assets)[0]

@@ -266,6 +266,7 @@ FAMILY = Family(
     collate=text_pairs.collate,
     pieces=undivided,
     packed=one_a_row(text_pairs.collate),
+    lengths=text_pairs.lengths,
     encoding=lambda assets: {},
     loss=text_pairs.loss,
     outputs=question_memory.outputs,

@@ -40,6 +40,7 @@ from ..family import (
 )
 from ..hub_blocks import hub_blocks
 from ..nets.speech_net import GROUP, NUM_DRAWS, STAGES, WINDOW, Design, SpeechNet, design_of
+from ..padding import padded
 from ..sounds import RATES, resampled
 from . import depth, heads, labels, sizes
 
@@ -277,6 +278,11 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     return {**batch, **labels.label_batch(records, assets.answer, assets.labels)}
 
 
+def lengths(records: Sequence[Record], assets: Assets) -> list[int]:
+    sounds = [record[assets.question] for record in records]
+    return [round(min(len(sound.samples) / sound.rate, assets.seconds) * assets.rate) for sound in sounds]
+
+
 def samples_of(sound: Sound, assets: Assets) -> np.ndarray:
     """The samples at the model's rate, float32 (S,): no more seconds than it hears, and as many as it needs."""
     most = round(assets.seconds * sound.rate)
@@ -291,15 +297,6 @@ def extracted(heard: Sequence[np.ndarray], assets: Assets) -> Batch:
     given = {name: [one[name][0] for one in found] for name in GIVEN if name in found[0]}
     sizes = [[size for values in given.values() for size in values[i].shape] for i in range(len(heard))]
     return {**{name: padded(values) for name, values in given.items()}, "sizes": torch.tensor(sizes)}
-
-
-def padded(values: Sequence[Tensor]) -> Tensor:
-    """Tensors of one number of dimensions as one, zeros behind each."""
-    whole = [max(value.shape[d] for value in values) for d in range(values[0].dim())]
-    made = values[0].new_zeros(len(values), *whole)
-    for row, value in zip(made, values):
-        row[tuple(slice(size) for size in value.shape)] = value
-    return made
 
 
 def outputs(net: nn.Module, batch: Batch) -> Outputs:
@@ -381,6 +378,7 @@ FAMILY = Family(
     collate=collate,
     pieces=undivided,
     packed=one_a_row(collate),
+    lengths=lengths,
     encoding=lambda assets: {},
     loss=loss,
     outputs=outputs,

@@ -137,6 +137,10 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     return {**module_of(assets).tensors(texts, assets), **labels.label_batch(records, assets.answer, assets.labels)}
 
 
+def lengths(records: Sequence[Record], assets: Assets) -> list[int]:
+    return module_of(assets).sizes([record[assets.question] or "" for record in records], assets)
+
+
 def encoding(assets: Assets) -> dict[str, dict]:
     return module_of(assets).encoding(assets)
 
@@ -194,6 +198,7 @@ FAMILY = Family(
     collate=collate,
     pieces=undivided,
     packed=one_a_row(collate),
+    lengths=lengths,
     encoding=encoding,
     loss=loss,
     outputs=outputs,

@@ -184,6 +184,11 @@ def tensors(texts: Sequence[str], assets: Assets) -> Batch:
     return {"ngrams": torch.from_numpy(assets.ngrams.encode(texts, assets.max_length))}
 
 
+def sizes(texts: Sequence[str], assets: Assets) -> list[int]:
+    """See Family.lengths: about as many n-grams begin as there are characters."""
+    return [min(len(text), assets.max_length) for text in texts]
+
+
 def encoding(assets: Assets) -> dict[str, dict]:
     """See Family.encoding."""
     prints = base64.b64encode(assets.ngrams.prints.astype("<u4").tobytes()).decode()

@@ -75,6 +75,14 @@ def collate(records: Sequence[Record], assets: Assets, generators: Sequence[torc
     return batch | {"labels": padded(wanted, assets.pad)["input_ids"].masked_fill(~batch["predicted"], IGNORE)}
 
 
+def lengths(records: Sequence[Record], assets: Assets) -> list[int]:
+    """Of both sides together."""
+    questions, answers = question_ids(records, assets), [assets.begins] * len(records)
+    if all(assets.answer in record for record in records):
+        answers = answer_ids(records, assets)
+    return [len(question) + len(answer) for question, answer in zip(questions, answers)]
+
+
 def pair_batch(questions: Sequence[list[int]], answers: Sequence[Sequence[int]], assets: Assets, last: bool) -> Batch:
     """The batch of these tokens on both sides; what comes next is asked after each token of the answers, or the `last` alone."""
     question, answer = padded(questions, assets.pad), placed(answers, assets.pad, last)

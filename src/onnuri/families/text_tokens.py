@@ -203,6 +203,11 @@ def tensors(texts: Sequence[str], assets: Assets) -> Batch:
     return encode(assets.tokenizer, list(texts), assets.max_length)
 
 
+def sizes(texts: Sequence[str], assets: Assets) -> list[int]:
+    """See Family.lengths."""
+    return lengths(assets.tokenizer, list(texts), assets.max_length)
+
+
 def encoding(assets: Assets) -> dict[str, dict]:
     """See Family.encoding; {} for a tokenizer that does other than `vocabulary.of_characters` made it."""
     said = vocabulary.encoding(assets.tokenizer)
@@ -232,6 +237,12 @@ def encode(tokenizer: Any, texts: list[str], max_length: int) -> dict[str, Tenso
             return_tensors="pt",
         )
     return {name: tokens[name] for name in TENSORS if name in tokens}
+
+
+def lengths(tokenizer: Any, texts: list[str], max_length: int) -> list[int]:
+    """How many tokens `encode` makes of each."""
+    with settings_kept(tokenizer):
+        return [len(ids) for ids in tokenizer(texts, truncation=True, max_length=max_length).input_ids]
 
 
 def decoded(tokenizer: Any, ids: list[int]) -> str:

@@ -8,27 +8,34 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from math import ceil
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Record, Records, Sound
+from ..data import Record, Records
 from ..family import Batch, Generators, mix
+from ..padding import FEWEST, parted
 
 Collate = Callable[[Sequence[Record], Sequence[torch.Generator]], Batch]
+Lengths = Callable[[Sequence[Record]], list[int]]
 MOST_PARTS = 8
 SAVING = 0.85  # of the numbers in a batch, padding included: what twice as many parts must at least come down to
-FEWEST = 8  # records of a part; fewer do not fill a product
 
 
 class Batches:
     """The training batches of one process. `parts`: into how many a batch may be cut to save padding, a power of two."""
 
     def __init__(
-        self, records: Records, collate: Collate, seed: int, size: int, micro: int, process: tuple[int, int] = (0, 1)
+        self,
+        records: Records,
+        collate: Collate,
+        lengths: Lengths,
+        seed: int,
+        size: int,
+        micro: int,
+        process: tuple[int, int] = (0, 1),
     ):
-        self.records, self.collate, self.seed, self.size, self.micro = records, collate, seed, size, micro
-        self.process, self.parts = process, 1
+        self.records, self.collate, self.lengths, self.seed = records, collate, lengths, seed
+        self.size, self.micro, self.process, self.parts = size, micro, process, 1
         self.per_epoch = ceil(len(records) / size)
         self.worker = one_thread()
         self.ahead: tuple[int, Future[list[Batch]]] | None = None
@@ -61,26 +68,24 @@ class Batches:
 
     def make(self, step: int, parts: int) -> list[Batch]:
         rows, epoch = self.rows(step)
-        found = sorted(zip(self.records[rows].list(), rows), key=lambda pair: -size_of(pair[0]))
-        width = ceil(len(found) / parts)
-        width = max(1, min(width, self.micro or width))
-        seed, batches = mix(self.seed, epoch), []
-        for start in range(0, len(found), width):
-            records, keys = zip(*found[start : start + width])
-            batches.append(self.collate(list(records), Generators(seed, keys)))
-        return batches
+        return self.collated(self.records[rows].list(), rows, mix(self.seed, epoch), parts)
 
     def of(self, records: Records) -> Iterator[list[Batch]]:
         """Other records, as they stand, in steps of the same size, each in its parts."""
         for start in range(0, len(records), self.size):
-            end, width = min(start + self.size, len(records)), self.micro or self.size
-            yield [
-                self.run(self.made_of, records, slice(place, min(place + width, end)))
-                for place in range(start, end, width)
-            ]
+            rows = range(start, min(start + self.size, len(records)))
+            yield self.run(self.of_rows, records, rows)
 
-    def made_of(self, records: Records, part: slice) -> Batch:
-        return self.collate(records.list(part), Generators(self.seed, range(*part.indices(len(records)))))
+    def of_rows(self, records: Records, rows: range) -> list[Batch]:
+        return self.collated(records.list(slice(rows.start, rows.stop)), rows, self.seed, self.parts)
+
+    def collated(self, records: list[Record], keys: Sequence[int], seed: int, parts: int) -> list[Batch]:
+        """Records with these numbers in at most so many parts, none of more than `micro`; of none, none."""
+        lengths = self.lengths(records) if records else []
+        return [
+            self.collate([records[i] for i in part], Generators(seed, [keys[i] for i in part]))
+            for part in parted(lengths, self.micro or self.size, parts)
+        ]
 
     def cut(self) -> None:
         """Choose `parts` by what the first batch would hold in one, two, four ... of them."""
@@ -110,17 +115,6 @@ def one_thread() -> ThreadPoolExecutor:
 
 def numbers_in(batch: Batch) -> int:
     return sum(value.numel() for value in batch.values())
-
-
-def size_of(record: Record) -> int:
-    """About how much there is to read in a record."""
-    return sum(map(extent, record.values()))
-
-
-def extent(value: Any) -> int:
-    if isinstance(value, Sound):
-        return len(value.samples)
-    return value.size if isinstance(value, np.ndarray) else len(value) if isinstance(value, str) else 1
 
 
 def moved(batch: Batch, device: torch.device) -> dict[str, Tensor]:

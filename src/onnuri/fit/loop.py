@@ -125,6 +125,7 @@ class Loop:
         self.batches = Batches(
             pieces_of(objective, train, log),
             objective.collate,
+            objective.lengths,
             settings.seed,
             settings.batch_size,
             settings.micro_batch,

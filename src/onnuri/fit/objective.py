@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from ..data import Record, Records
+from ..family import of_one_length
 from ..operation import Log
-from .batches import Collate
+from .batches import Collate, Lengths
 from .speed import Loss
 
 
@@ -17,7 +18,7 @@ class Objective:
     """What `fit` lowers. `parts`: {player: module} trained in turn; `collate`: (records, generators) -> batch;
     `loss`: (batch, player) -> (total (B,), count (B,)); `pruned`: names of weights whose zeros must stay; `companions`:
     nets that the loss asks and that are not trained; `blocks`: names of the modules between the first layer and the last;
-    `pieces`: records -> what is learnt from one at a time."""
+    `pieces`: records -> what is learnt from one at a time; `lengths` of these, see Family.lengths."""
 
     net: nn.Module
     parts: dict[str, nn.Module]
@@ -27,6 +28,7 @@ class Objective:
     companions: tuple[nn.Module, ...] = ()
     blocks: tuple[str, ...] = ()
     pieces: Callable[[Records], Records] = lambda records: records
+    lengths: Lengths = lambda records: of_one_length(records, None)
 
 
 def pieces_of(objective: Objective, records: Records, log: Log) -> Records:

@@ -100,11 +100,14 @@ def written(settings: Settings, teacher: Model, questions: Records, like: Record
     if asks and count > len(questions):
         raise BadSettings(f"'written' {count}: only {len(questions)} questions are asked", hint="--written fewer")
     some, found = questions.some(count), list[Record]()
-    for start in range(0, count, WRITTEN_AT_ONCE):
-        keys = range(start, min(start + WRITTEN_AT_ONCE, count))
+
+    def told(done: int) -> None:
+        log.progress(len(found) + done, count, "records written by the teacher")
+
+    for start in range(0, count, window := teacher.window(WRITTEN_AT_ONCE)):
+        keys = range(start, min(start + window, count))
         rows = teacher.asked(some[[key % len(some) for key in keys]].list())
-        found += teacher.sample(rows, mix(settings.seed, 3), keys)
-        log.progress(len(found), count, "records written by the teacher")
+        found += teacher.answers(rows, mix(settings.seed, 3), keys, WRITTEN_AT_ONCE, told)
     rows = [{name: record.get(name) for name in like.fields} for record in found]
     return records_of(rows, like.fields, like.answer)
 
@@ -204,6 +207,9 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
         theirs = collates[1](records, teacher.assets, generators)
         return mine | {f"{PREFIX}{name}": value for name, value in theirs.items()}
 
+    def lengths(records):
+        return student.family.lengths(records, student.assets)
+
     def loss(batch, player):
         mine = {name: value for name, value in batch.items() if not name.startswith(PREFIX)}
         theirs = {name.removeprefix(PREFIX): value for name, value in batch.items() if name.startswith(PREFIX)}
@@ -227,7 +233,7 @@ def agreement(settings: Settings, teacher: Model, student: Model, records: Recor
     judge = next(iter(student.players))
     net, prefix = (student.net, "") if hints is None else (beside(student, hints), "student.")
     pruned, blocks = (tuple(f"{prefix}{name}" for name in names) for names in (student.pruned, student.blocks))
-    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks, pieces)
+    return Objective(net, {"all": net}, collate, loss, pruned, (teacher.net,), blocks, pieces, lengths)
 
 
 def pieces_for(teacher: Model, student: Model) -> Callable[[Records], Records]:

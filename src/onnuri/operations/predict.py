@@ -19,13 +19,15 @@ class Settings(Base):
 
 def apply(settings: Settings, log: Log, model: Model, data: Data) -> Result:
     """The records with the model's answer in place of their own, and its scores."""
-    records = data.split(settings.split)
+    records, size = data.split(settings.split), settings.batch_size
+    writes = model.family.writing(model.net, model.assets) is not None  # then each takes long, and few are kept at once
+    window = size if writes else model.window(size)
 
     def answering(places: range):
-        part = records.list(slice(places.start, places.stop))
-        return model.sample(model.asked(part), settings.seed, places), {}
+        part = model.asked(records.list(slice(places.start, places.stop)))
+        return model.answers(part, settings.seed, places, size), {}
 
-    return Result(records=answered(len(records), settings.batch_size, answering, log, "records answered")[0])
+    return Result(records=answered(len(records), window, answering, log, "records answered")[0])
 
 
 OPERATION = Operation("predict", Settings, {"model": "model", "data": "data"}, "records", apply)

@@ -109,6 +109,7 @@ def objective_of(model: Model) -> Objective:
         model.pruned,
         blocks=tuple(model.blocks),
         pieces=lambda records: model.family.pieces(records, model.assets),
+        lengths=lambda records: model.family.lengths(records, model.assets),
     )
 
 

@@ -168,10 +168,10 @@ def trainable(model: Model) -> bool:
 
 
 def longest_first(model: Model, records: Records, settings: Any) -> Records:
-    """`batch_size` records, evenly spaced: first the one of most values, then the one of fewest, so that every part of
-    them is padded as the whole is."""
+    """`batch_size` records, evenly spaced: first the longest, then the shortest, so that every part of them is padded as the whole
+    is."""
     records = records.some(settings.batch_size)
-    sizes = [sum(v.numel() for v in model.collate([record]).values()) for record in records.some(LOOKED_AT).list()]
+    sizes = model.family.lengths(records.some(LOOKED_AT).list(), model.assets)
     places = np.linspace(0, len(records) - 1, len(sizes)).astype(int).tolist()  # as `some` takes them
     ends = [places[sizes.index(max(sizes))], places[sizes.index(min(sizes))]]
     return records[[*dict.fromkeys(ends), *(i for i in range(len(records)) if i not in ends)]]
