@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from onnuri import machine, measure, registry
-from onnuri.model import Model
+from onnuri.data import records_of
+from onnuri.model import Model, count_parameters
 from onnuri.operation import Quiet
 from onnuri.sources import open_data
 
@@ -50,6 +51,32 @@ def test_answers_do_not_depend_on_the_batch(name):
     one, other = measure.answer(model, records, 0, 10), measure.answer(model, records, 0, 3)
     score = [model.family.score(records.list(), answers, model.assets)[model.headline[0]] for answers in (one, other)]
     assert score[0] == pytest.approx(score[1], rel=1e-3)
+
+
+def test_texts_of_like_length_are_answered_together_and_the_answers_stand_as_asked(monkeypatch):
+    model, _ = started("text_classifier")
+    words = [1, 9, 2, 8, 1, 9, 2, 8, 5]
+    rows = [{"text": "최고 " * count + str(row), "label": "kind"} for row, count in enumerate(words)]
+    records = records_of(rows, {"text": "text", "label": "category"}, "label")
+    groups, sample = list[list[int]](), Model.sample
+
+    def seen(self, some, seed, keys):
+        groups.append(list(keys))
+        return sample(self, some, seed, keys)
+
+    monkeypatch.setattr(Model, "sample", seen)
+    answers = measure.answer(model, records, batch_size=2)
+    assert [answer["text"] for answer in answers] == [row["text"] for row in rows]
+    assert groups == [[1, 5], [3, 7], [8, 2], [6, 0], [4]]
+    alone = [sample(model, [row], 0, [0])[0]["label_scores"]["kind"] for row in rows]
+    assert [answer["label_scores"]["kind"] for answer in answers] == pytest.approx(alone, rel=1e-5)
+
+
+def test_no_more_is_read_ahead_than_memory_and_patience_hold(monkeypatch):
+    texts, pictures = started("text_classifier")[0], started("image_classifier")[0]
+    assert texts.window(8) == 16 * 8 and pictures.window(8) == 8
+    monkeypatch.setattr("onnuri.model.WORK", 20 * count_parameters(texts.net))
+    assert texts.window(8) == 20 and texts.window(64) == 64
 
 
 def test_difference_to_itself_is_nothing():
