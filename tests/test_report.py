@@ -177,21 +177,35 @@ def test_an_error_is_marked_and_a_right_answer_is_not():
 
 
 @pytest.mark.parametrize(
-    "truth,answer,missed",
+    "truth,answer,kind,missed",
     [
-        ("a", "b", True),
-        ("a", "a", False),
-        (np.int64(3), 3, False),
-        (3, "4", True),
-        (1.5, 1.6, False),
-        (None, "x", False),
-        ("long " * 20, "other words", False),
-        ("a", None, True),
+        ("a", "b", "category", True),
+        ("a", "a", "category", False),
+        (np.int64(3), 3, "number", False),
+        (3, "4", "category", True),
+        (1.5, 1.6, "number", False),
+        (None, "x", "category", False),
+        ("short", "other words", "text", False),
+        ("a long name " * 9, "b", "category", True),
+        ("a", None, "category", True),
     ],
     ids=str,
 )
-def test_what_counts_as_an_error(truth, answer, missed):
-    assert report.wrong(truth, answer) is missed
+def test_what_counts_as_an_error(truth, answer, kind, missed):
+    assert report.wrong(truth, answer, kind) is missed
+
+
+def test_scores_on_other_data_are_not_set_beside_each_other():
+    whole, some = ({**measurement(score, 38_400), "records": n} for score, n in ((0.983, 500), (0.978, 40)))
+    both = [("a", whole), ("b", some)], [("a", whole), ("b", {**some, "records": 500})]
+    assert ["→" in report.headline(pair, [], 1.0)[0] for pair in both] == [False, True]
+    assert ["→" in (report.lede(pair) or [""])[0] for pair in both] == [False, True]
+
+
+def test_what_a_model_makes_of_nothing_has_no_truth_to_miss():
+    said = {"lm": {"answer": "a film", "score": None}}
+    html = recipe(samples=[{"question": {}, "answer": "so good", "kind": "text", "said": said}])
+    assert 'aria-label="error"' not in html and "in the data" in html and ">truth<" not in html
 
 
 def test_what_was_measured_part_by_part_is_drawn_the_largest_first_and_not_all_of_a_deep_net():

@@ -379,18 +379,18 @@ def samples(recipe: Recipe, out: Path) -> list[dict[str, Any]]:
         if {"data": step.inputs["data"], **step.options} == asked
     }
     test = open_data(last.place("data", out), **last.options).split("test")
-    asked = test.some(SAMPLES).list()
     return [
         {
             "question": {k: v for k, v in record.items() if k != test.answer},
             "answer": record.get(test.answer or ""),
+            "kind": test.fields.get(test.answer or ""),
             "said": {
                 name: {"answer": picture_of(rows[i]["answer"]), "score": top(rows[i])}
                 for name, rows in said.items()
                 if i < len(rows)
             },
         }
-        for i, record in enumerate(asked)
+        for i, record in enumerate(test.some(SAMPLES).list())
     ]
 
 

@@ -146,9 +146,13 @@ def headline(measured: list[tuple[str, dict]], steps: list[dict], seconds: float
         return f"{counted(len(steps))[0]}, {time_text(seconds)}", f"{counted(len(steps))[1]}, {time_text(seconds)}"
     first, last = measured[0][1], measured[-1][1]
     metric, after, _ = score_of(last)
-    start = score_of(first)
-    scores = score_text(metric, after)
-    if start[0] == metric and start[1] is not None and first is not last:
+    start, scores = score_of(first), score_text(metric, after)
+    if (
+        start[0] == metric
+        and start[1] is not None
+        and first is not last
+        and first.get("records") == last.get("records")
+    ):
         scores = f"{score_text(metric, start[1])} → {scores}"
     english, korean = (f"{name} {scores}" if after is not None else "" for name in words(metric))
     sizes = size_change(first.get("bytes"), last.get("bytes"))
@@ -157,7 +161,10 @@ def headline(measured: list[tuple[str, dict]], steps: list[dict], seconds: float
 
 def lede(measured: list[tuple[str, dict]]) -> Pair | None:
     """How sure the headline is: the confidence intervals of the scores that it names."""
-    ends = [measured[0][1], measured[-1][1]] if len(measured) > 1 else [one for _, one in measured]
+    both = [one for _, one in [*measured[:1], *measured[1:][-1:]]]
+    ends = [
+        one for one in both if one.get("records") == both[-1].get("records")
+    ]  # else they were measured on other data
     ranges = [interval_text(score_of(one)[0], one.get("interval")) for one in ends]
     if not any(ranges) or len({score_of(one)[0] for one in ends}) > 1:
         return None
@@ -316,11 +323,11 @@ def forecasts(one: dict) -> dict:
     }
 
 
-def wrong(truth: Any, answer: Any) -> bool:
-    """Whether an answer misses the truth. Only a short name or a whole number can be missed: a measured value
-    is never exactly equal, and a long text may be right in other words."""
+def wrong(truth: Any, answer: Any, kind: str | None) -> bool:
+    """Whether an answer misses the truth. Only a name or a whole number can be missed: a measured value is never exactly equal, and
+    a text may be right in other words."""
     truth = truth.item() if isinstance(truth, np.generic) else truth
-    return isinstance(truth, (str, int)) and len(str(truth)) <= 60 and str(answer) != str(truth)
+    return kind != "text" and isinstance(truth, (str, int)) and str(answer) != str(truth)
 
 
 def sample(one: dict) -> dict:
@@ -335,7 +342,7 @@ def sample(one: dict) -> dict:
             {
                 "name": name,
                 "answer": shown(answer),
-                "wrong": wrong(truth, answer),
+                "wrong": wrong(truth, answer, one.get("kind")),
                 "score": "" if score is None else f"{score:.2f}",
             }
         )
