@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from onnuri import report
+from onnuri import report, report_samples
 
 VOID = {"meta", "link", "img", "br", "rect", "circle", "path", "line"}
 
@@ -192,7 +192,7 @@ def test_an_error_is_marked_and_a_right_answer_is_not():
     ids=str,
 )
 def test_what_counts_as_an_error(truth, answer, kind, missed):
-    assert report.wrong(truth, answer, kind) is missed
+    assert report_samples.wrong(truth, answer, kind) is missed
 
 
 def test_scores_on_other_data_are_not_set_beside_each_other():

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
@@ -37,6 +36,7 @@ from .figures import (
     time_text,
     words,
 )
+from .report_samples import sample
 
 EMPTY = {
     "settings": {},
@@ -146,27 +146,25 @@ def headline(measured: list[tuple[str, dict]], steps: list[dict], seconds: float
         return f"{counted(len(steps))[0]}, {time_text(seconds)}", f"{counted(len(steps))[1]}, {time_text(seconds)}"
     first, last = measured[0][1], measured[-1][1]
     metric, after, _ = score_of(last)
-    start, scores = score_of(first), score_text(metric, after)
-    if (
-        start[0] == metric
-        and start[1] is not None
-        and first is not last
-        and first.get("records") == last.get("records")
-    ):
-        scores = f"{score_text(metric, start[1])} → {scores}"
+    found = [value for _, value, _ in map(score_of, ends_of(measured)) if value is not None]
+    scores = " → ".join(score_text(metric, value) for value in found)
     english, korean = (f"{name} {scores}" if after is not None else "" for name in words(metric))
     sizes = size_change(first.get("bytes"), last.get("bytes"))
     return ", ".join(filter(None, (sizes[0], english))), ", ".join(filter(None, (sizes[1], korean)))
 
 
+def ends_of(measured: list[tuple[str, dict]]) -> list[dict]:
+    """The first measurement and the last; the last alone where the other was of another metric or on other data."""
+    ends = [one for _, one in [*measured[:1], *measured[1:][-1:]]]
+    told = [(score_of(one)[0], one.get("records")) for one in ends]
+    return [one for one, each in zip(ends, told) if each == told[-1]]
+
+
 def lede(measured: list[tuple[str, dict]]) -> Pair | None:
     """How sure the headline is: the confidence intervals of the scores that it names."""
-    both = [one for _, one in [*measured[:1], *measured[1:][-1:]]]
-    ends = [
-        one for one in both if one.get("records") == both[-1].get("records")
-    ]  # else they were measured on other data
+    ends = ends_of(measured)
     ranges = [interval_text(score_of(one)[0], one.get("interval")) for one in ends]
-    if not any(ranges) or len({score_of(one)[0] for one in ends}) > 1:
+    if not any(ranges):
         return None
     method, records = ends[-1].get("interval_method") or DASH, ends[-1].get("records") or DASH
     shown = " → ".join(text or DASH for text in ranges)
@@ -292,66 +290,6 @@ def speed_and_energy(measured: list[tuple[str, dict]]) -> list[Markup]:
         for bars, title, form in charts
         if sum(finite(one["value"]) is not None for one in bars) > 1
     ]
-
-
-def shown(value: Any) -> Any:
-    """A value of a record as a person sees it: a picture, a series (its last channel), or one line of text."""
-    if is_series(value):
-        return Markup(draw.forecast(value[:, -1], {}))
-    if isinstance(value, np.ndarray) and value.ndim >= 2:
-        return Markup(draw.picture(value, alt="picture", size=96))
-    return plain(value)
-
-
-def is_series(value: Any) -> bool:
-    """Whether a value is a series, (times, channels) of measured numbers; pixels are whole ones."""
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f" and value.size > 0
-
-
-def forecasts(one: dict) -> dict:
-    """A series that was continued: the last channel of the past, of the truth and of each answer in one chart."""
-    past = next((value for value in (one.get("question") or {}).values() if is_series(value)), one["answer"][:0])
-    found = {name: np.array((each or {}).get("answer"), float) for name, each in (one.get("said") or {}).items()}
-    said = {name: value for name, value in found.items() if value.shape == one["answer"].shape}
-    errors = {name: np.abs(value - one["answer"]).mean() for name, value in said.items()}
-    lines = {("truth", "정답"): one["answer"], **said}
-    return {
-        "chart": Markup(draw.forecast(past[:, -1], {name: value[:, -1] for name, value in lines.items()})),
-        "said": [{"name": name, "answer": f"± {number(error)}", "wrong": False} for name, error in errors.items()],
-        "fields": [],
-        "truth": None,
-    }
-
-
-def wrong(truth: Any, answer: Any, kind: str | None) -> bool:
-    """Whether an answer misses the truth. Only a name or a whole number can be missed: a measured value is never exactly equal, and
-    a text may be right in other words."""
-    truth = truth.item() if isinstance(truth, np.generic) else truth
-    return kind != "text" and isinstance(truth, (str, int)) and str(answer) != str(truth)
-
-
-def sample(one: dict) -> dict:
-    """A record with what each model said to it."""
-    if is_series(one.get("answer")):
-        return forecasts(one)
-    fields = [(name, shown(value)) for name, value in (one.get("question") or {}).items()]
-    truth, said = one.get("answer"), []
-    for name, each in (one.get("said") or {}).items():
-        answer, score = (each or {}).get("answer"), finite((each or {}).get("score"))
-        said.append(
-            {
-                "name": name,
-                "answer": shown(answer),
-                "wrong": wrong(truth, answer, one.get("kind")),
-                "score": "" if score is None else f"{score:.2f}",
-            }
-        )
-    return {
-        "pictures": [value for _, value in fields if isinstance(value, Markup)],
-        "said": said,
-        "fields": [pair for pair in fields if not isinstance(pair[1], Markup)],
-        "truth": None if truth is None else shown(truth),
-    }
 
 
 def training(step: dict) -> dict:
