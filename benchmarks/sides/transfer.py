@@ -22,8 +22,7 @@ def main() -> None:
     for share in SHARES:
         write_labels(reviews, chosen.kept / f"labels-{share}", share)
     texts = ["--data", str(reviews / "unlabelled.parquet"), "--answer", "text", "--fields", "text=text"]
-    how = ["--config", chosen.body, "--steps", chosen.steps, "--batch-size", "128"]
-    how += ["--optimizer", "muon", "--learning-rate", "0.01"]
+    how = ["--config", chosen.body, "--steps", chosen.steps, "--batch-size", "128", "--learning-rate", "0.002"]
     words = ["train", "--family", "causal_lm", *texts, *how, "--out", str(chosen.kept / "body")]
     subprocess.run([str(Path(sys.executable).with_name("onnuri")), *words], check=True)
     write_unlearnt(chosen.kept / "body", chosen.kept / "nothing")
