@@ -10,9 +10,9 @@ from onnuri.families.causal_lm import FAMILY as LM
 from onnuri.families.causal_lm import with_tokenizer
 from onnuri.fit import doctor, experts
 from onnuri.fit.loop import FitSettings, fit
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.train import objective_of
 
 MOST = 32
 HUB = {

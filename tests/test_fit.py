@@ -14,9 +14,9 @@ from onnuri.errors import BadInput, BrokenPromise
 from onnuri.fit import speed
 from onnuri.fit.batches import Batches
 from onnuri.fit.loop import FitSettings, Loop, Objective, fit
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
-from onnuri.operations.train import objective_of
 from onnuri.padding import parted
 from onnuri.weights.matrices import weights
 

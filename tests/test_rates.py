@@ -10,9 +10,9 @@ from onnuri.errors import BadSettings
 from onnuri.figures import number
 from onnuri.fit import rates
 from onnuri.fit.loop import FitSettings, Loop, fit
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
-from onnuri.operations.train import objective_of
 
 
 def tiny(name: str, records) -> Model:

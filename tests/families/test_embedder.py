@@ -24,9 +24,9 @@ from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.families import embedding, retrieval
 from onnuri.families.embedder import FAMILY, columns_of
 from onnuri.fit.loop import FitSettings, Loop, fit
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model, open_model, write_model
 from onnuri.operation import Quiet
-from onnuri.operations.train import objective_of
 from onnuri.run import execute
 
 WORDS = ["고양이가 집에서 잔다.", "the cat sleeps at home", "a", "아이가 학교에서 책을 읽는다. a child reads."]

@@ -18,10 +18,9 @@ from onnuri.families.causal_lm import FAMILY as LM
 from onnuri.families.causal_lm import with_tokenizer
 from onnuri.family import Generators
 from onnuri.fit.loop import FitSettings, fit
-from onnuri.fit.objective import pieces_of
+from onnuri.fit.objective import objective_of, pieces_of
 from onnuri.model import Model
 from onnuri.operation import Quiet
-from onnuri.operations.train import objective_of
 
 MOST = 32  # tokens at once
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

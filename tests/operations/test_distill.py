@@ -11,10 +11,10 @@ from onnuri.data import joined, records_of
 from onnuri.errors import BadInput, BadSettings, Refusal
 from onnuri.family import Generators
 from onnuri.fit.loop import FitSettings, fit
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model, count_parameters, open_model
 from onnuri.operation import Quiet
 from onnuri.operations.distill import Settings, agreement, apply, divergence_of, sized, written
-from onnuri.operations.train import objective_of
 from onnuri.run import execute
 from onnuri.sources import open_data
 

@@ -12,12 +12,12 @@ from onnuri.costs.count import watched
 from onnuri.data import Data, records_of
 from onnuri.errors import BadSettings
 from onnuri.family import Generators
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model, tensor_digest
 from onnuri.operation import Quiet
 from onnuri.operations import estimate, quantize
 from onnuri.operations.estimate import Settings, apply
 from onnuri.operations.estimate.look import longest_first
-from onnuri.operations.train import objective_of
 from onnuri.show import result_text
 from onnuri.sources import open_data
 

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 
 from command import onnuri, refused
 from onnuri.errors import BadSettings, Refusal
+from onnuri.fit.objective import objective_of
 from onnuri.model import Model
 from onnuri.operation import Quiet
 from onnuri.operations.extrapolate import OPERATION, Settings, doubts, runs
 from onnuri.operations.extrapolate.law import Law, descended, fit_law, huber, left_out, predicted, slopes, starts
 from onnuri.operations.train import Settings as TrainSettings
-from onnuri.operations.train import objective_of, started
+from onnuri.operations.train import started
 from onnuri.registry import family
 from onnuri.sources import open_data
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from ..data import Record, Records, records_of
 from ..errors import BrokenPromise, OnnuriError
 from ..family import Batch, Family
-from ..fit.loop import FitSettings, Objective, fit
+from ..fit.loop import FitSettings, fit
+from ..fit.objective import objective_of
 from ..hub import guarded
 from ..model import Model
 from ..operation import Quiet
@@ -108,16 +109,7 @@ def renamed(records: Records) -> Records:
 def trained(model: Model, records: Records, **settings: Any) -> None:
     """Train a model on records by the only loop; one that follows no gradient stays as it is."""
     if model.players:
-        collate = model.family.packed(model.net, model.assets)
-        objective = Objective(
-            model.net,
-            model.players,
-            lambda rows, generators: collate(rows, model.assets, generators),
-            lambda batch, player: model.family.loss(model.net, batch, player),
-            pieces=lambda records: model.family.pieces(records, model.assets),
-            lengths=lambda rows: model.family.lengths(rows, model.assets),
-        )
-        fit(objective, records, None, FitSettings(**{"batch_size": 16, **settings}), Quiet(), True)
+        fit(objective_of(model), records, None, FitSettings(**{"batch_size": 16, **settings}), Quiet(), True)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import Record, Records
 from ..family import of_one_length
+from ..model import Model
 from ..operation import Log
 from .batches import Collate, Lengths
 from .speed import Loss
@@ -29,6 +30,21 @@ class Objective:
     blocks: tuple[str, ...] = ()
     pieces: Callable[[Records], Records] = lambda records: records
     lengths: Lengths = lambda records: of_one_length(records, None)
+
+
+def objective_of(model: Model) -> Objective:
+    """The family's own loss, player by player."""
+    collate = model.family.packed(model.net, model.assets)
+    return Objective(
+        model.net,
+        model.players,
+        lambda records, generators: collate(records, model.assets, generators),
+        lambda batch, player: model.family.loss(model.net, batch, player),
+        model.pruned,
+        blocks=tuple(model.blocks),
+        pieces=lambda records: model.family.pieces(records, model.assets),
+        lengths=lambda records: model.family.lengths(records, model.assets),
+    )
 
 
 def pieces_of(objective: Objective, records: Records, log: Log) -> Records:

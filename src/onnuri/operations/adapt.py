@@ -17,6 +17,7 @@ from ..data import Data, Records
 from ..errors import BadSettings, Refusal, propose
 from ..family import mix
 from ..fit.loop import FitSettings, fit
+from ..fit.objective import objective_of
 from ..model import Model
 from ..observe import read_raw
 from ..operation import Log, Operation, Promise, Result
@@ -25,7 +26,7 @@ from ..weights.attach import attach, is_attached, plain_copy, unrounded, updates
 from ..weights.lowrank import fresh
 from ..weights.matrices import Weight, weights
 from ..weights.peft_format import unreadable
-from .train import objective_of, trained, validation_of
+from .train import trained, validation_of
 
 ROLES = ("linear", "conv", "expert", "embedding")
 Ranked = tuple[Weight, int]

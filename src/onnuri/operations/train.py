@@ -10,7 +10,8 @@ from ..data import Data, Records
 from ..errors import BadInput, BadSettings
 from ..family import Family, mix
 from ..figures import scaled
-from ..fit.loop import FitSettings, Objective, Progress, fit
+from ..fit.loop import FitSettings, Progress, fit
+from ..fit.objective import objective_of
 from ..model import Model, count_parameters
 from ..operation import Finding, Log, Operation, Result, Way
 from ..registry import family as find_family
@@ -96,21 +97,6 @@ def described(model: Model) -> str:
     numbers += [f"{len(model.blocks)} blocks"] if model.blocks else []
     numbers += [f"{len(known.rows)} tokens"] if known else []
     return f"a new {model.family.name} of {scaled(count_parameters(model.net), '', least=1)} parameters: {', '.join(numbers)}"
-
-
-def objective_of(model: Model) -> Objective:
-    """The family's own loss, player by player."""
-    collate = model.family.packed(model.net, model.assets)
-    return Objective(
-        model.net,
-        model.players,
-        lambda records, generators: collate(records, model.assets, generators),
-        lambda batch, player: model.family.loss(model.net, batch, player),
-        model.pruned,
-        blocks=tuple(model.blocks),
-        pieces=lambda records: model.family.pieces(records, model.assets),
-        lengths=lambda records: model.family.lengths(records, model.assets),
-    )
 
 
 def validation_of(data: Data) -> Records | None:

@@ -16,9 +16,9 @@ from ...family import Generators
 from ...figures import size_text
 from ...fit import speed
 from ...fit.loop import FitSettings, Loop
+from ...fit.objective import objective_of
 from ...model import Model
 from ...operation import Quiet
-from ..train import objective_of
 from .look import Look, trainable
 from .running import ROOM
 

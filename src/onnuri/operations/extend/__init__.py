@@ -18,13 +18,14 @@ from ...data import Data, Records
 from ...errors import BadSettings, Refusal
 from ...family import Segmentation, Session, Vocabulary
 from ...fit.loop import FitSettings, fit
+from ...fit.objective import objective_of
 from ...model import Model
 from ...observe import mean_loss
 from ...operation import Log, Operation, Promise, Result
 from ...tokens import texts_of
 from ...weights.attach import require_plain
 from ...weights.units import TOLERANCE, apart, changed_axes
-from ..train import objective_of, trained, validation_of
+from ..train import trained, validation_of
 from . import pairs, rows
 
 AT_ONCE = 1024  # records whose texts are cut

@@ -18,10 +18,11 @@ from pydantic import Field, model_validator
 from ...data import Data, Records
 from ...errors import BadSettings, Refusal
 from ...figures import number, time_text
+from ...fit.objective import objective_of
 from ...model import Model
 from ...operation import Log, Operation, Result
 from ...weights.attach import plain_copy
-from ..train import NewModel, objective_of, started
+from ..train import NewModel, started
 from .law import Law, fit_law, left_out
 from .picture import drawn
 from .runs import Make, Net, Run, carried_out, net_at, outside_embeddings, seed_of

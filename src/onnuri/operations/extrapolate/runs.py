@@ -12,10 +12,10 @@ from ...family import mix
 from ...figures import number
 from ...fit import speed
 from ...fit.loop import FitSettings, fit
+from ...fit.objective import objective_of
 from ...model import Model
 from ...operation import Log
 from ...weights.matrices import weights
-from ..train import objective_of
 
 PARTS = 1000  # of the whole work, as it is told
 
